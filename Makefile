@@ -1,0 +1,92 @@
+# make setup   make .venv and install everything into it
+# make train   train; ARGS="--flag value ..." replaces the arguments
+# make test    every check; ARGS="-k name ..." goes to pytest
+# make lint    style alone
+# make clean   remove what tools left here, but never .venv or a run
+#
+# PYTHON=python3.11 picks the interpreter (3.10 to 3.12) for a new .venv.
+# TORCH_ARGS="--index-url URL" lets pip take another build of torch.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python3)
+
+# Some interpreters are found but do not run, or cannot make environments: try them.
+WORKS := import sys, venv, ensurepip; \
+	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: help setup train test lint clean
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+setup: $(STAMP)
+
+# The stamp holds the folder that the environment was made in. Environments do not
+# survive being moved or copied, so elsewhere a new one is made.
+MADE_IN := $(shell cat $(STAMP) 2>/dev/null)
+ifneq ($(MADE_IN),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): requirements.txt pyproject.toml
+	@set -e; \
+	if [ -n "$(MADE_IN)" ] && [ "$(MADE_IN)" != "$(CURDIR)" ]; then \
+	  echo "$(VENV) was made in another folder; making it anew."; \
+	  rm -rf $(VENV); \
+	fi; \
+	if ! $(PY) -c '$(WORKS)' 2>/dev/null; then \
+	  python=; \
+	  for candidate in $(CANDIDATES); do \
+	    if "$$candidate" -c '$(WORKS)' 2>/dev/null; then python=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo 'Found no Python 3.10 to 3.12 that runs and has venv (tried:' \
+	      '$(subst ",,$(CANDIDATES))); install one or name it with PYTHON=path.' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$("$$python" --version)."; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi; \
+	pip="$(PY) -m pip --disable-pip-version-check install"; \
+	torch=$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt); \
+	echo "Installing $$torch, which may take minutes."; \
+	$$pip --quiet $(TORCH_ARGS) "$$torch"; \
+	echo "Installing the other requirements."; \
+	$$pip --quiet -r requirements.txt; \
+	$$pip --quiet --no-deps -e .; \
+	printf '%s\n' "$(CURDIR)" > $(STAMP); \
+	echo "Ready: $(VENV)."
+
+# $(value ...) keeps make from reading the dollars in patterns such as '$^'.
+train: setup
+ifneq ($(strip $(value ARGS)),)
+	@exec $(PY) dreamerv2/train.py $(value ARGS)
+else
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  echo "There is a GPU: training with the paper's Atari setting."; \
+	  set -- atari dreamerv2; \
+	else \
+	  echo "There is no GPU that torch can use: training with the small preset."; \
+	  set -- small small; \
+	fi; \
+	echo 'Other arguments: make train ARGS="--flag value ..."'; \
+	exec $(PY) dreamerv2/train.py --configs defaults "$$1" --task atari_pong \
+	  --logdir ~/logdir/atari_pong/"$$2"/1
+endif
+
+test: lint
+	@exec $(PY) -m pytest $(value ARGS)
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+clean:
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	@for folder in dreamerv2 tests examples benchmarks scores; do \
+	  if [ -d $$folder ]; then \
+	    find $$folder -name __pycache__ -type d -prune -exec rm -rf {} +; \
+	  fi; \
+	done

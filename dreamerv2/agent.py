@@ -1,0 +1,618 @@
+"""The agent: a world model, and an actor and a critic that learn in its dreams.
+
+Legend of shapes: B batch, T time, H horizon, N = B*T, S latents, C classes,
+D deter, E embed, F features, A actions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamerv2 import expl
+from dreamerv2.common import nets, torchutils
+from dreamerv2.common.config import Config
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.noise import Noise, NoiseFn, scoped
+from dreamerv2.common.other import StreamNorm, action_noise, lambda_return, schedule
+
+Metrics = dict[str, Tensor]
+Data = Mapping[str, Any]
+
+
+class Agent(torchutils.Module):
+    """What train.py talks to: acts, learns from batches, reports videos.
+
+    Args:
+      config: the whole configuration.
+      obs_space, act_space: dicts of spaces; keys that begin with ``log_`` are left
+        out.
+      step: the shared count of policy steps, for schedules.
+
+    Raises UsageError where config and spaces do not fit.
+    """
+
+    parts = ("wm", "task_behavior", "expl_behavior", "noise")
+
+    def __init__(self, config: Config, obs_space: Data, act_space: Data, step: Counter):
+        self.config = config
+        self.device = torchutils.resolve_device(config.device)
+        self.precision = torchutils.Precision(config.precision, self.device)
+        self._counter = step
+        self._step = torch.zeros(
+            (), dtype=self.precision.param, device=self.device
+        )  # Policy steps, on the device.
+        space = act_space["action"]
+        self.discrete = bool(getattr(space, "discrete", False))
+        config = config.update(resolve_auto(config, self.discrete))
+        shapes = {
+            k: tuple(v.shape) for k, v in obs_space.items() if not k.startswith("log_")
+        }
+        self.noise = Noise(config.seed, self.device)
+        init = torch.Generator().manual_seed(config.seed)
+        build = Builder(self.device, self.precision, init, config.jit)
+        size = space.shape[0]
+        self.wm = WorldModel(config, shapes, size, build)
+
+        def new_actor_critic() -> ActorCritic:
+            return ActorCritic(config, self.wm.feat_size, size, build)
+
+        self.task_behavior = new_actor_critic()
+        self.expl_behavior = expl.make(
+            config, self.wm, space, build, self.task_behavior, new_actor_critic
+        )
+
+    @torch.no_grad()
+    def policy(
+        self, obs: Data, state: tuple | None = None, mode: str = "train"
+    ) -> tuple[dict[str, np.ndarray], tuple]:
+        """Actions for the observations of N environments.
+
+        Args:
+          obs: arrays (N, ...). Where is_first, the state is forgotten.
+          state: what the last call returned; None at first.
+          mode: ``train`` samples the task's actor, ``explore`` the exploration's,
+            ``eval`` takes the task's mode.
+
+        Returns {"action": (N, A) float32} on the host, and the state.
+        """
+        if mode not in ("train", "explore", "eval"):
+            raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
+        obs = self.to_device({k: v for k, v in obs.items() if not _is_log(k)})
+        with self.precision.context():
+            action, state = self._act(obs, state, mode)
+        return {"action": action.float().cpu().numpy()}, state
+
+    def _act(
+        self, obs: dict[str, Tensor], state: tuple | None, mode: str
+    ) -> tuple[Tensor, tuple]:
+        noise = scoped(self.noise, "policy")
+        is_first = obs["is_first"]
+        if state is None:
+            space_zeros = is_first.new_zeros(
+                len(is_first), self.wm.action_size, dtype=self.precision.param
+            )
+            state = self.wm.rssm.initial(len(is_first)), space_zeros
+        latent, action = state
+        embed = self.wm.encoder(self.wm.preprocess(obs))
+        draws = None
+        if mode != "eval" or not self.config.eval_state_mean:
+            shape = (len(is_first), *self.wm.rssm.latent_shape)
+            draws = noise("post", self.wm.rssm.noise_kind, shape)
+        latent = self.wm.rssm.obs_step(latent, action, embed, is_first, draws)
+        feat = self.wm.rssm.get_feat(latent)
+        if mode == "eval":
+            action = self.task_behavior.actor(feat).mode(noise)
+            amount = self.config.eval_noise
+        elif mode == "explore":
+            action = self.expl_behavior.act(feat, noise)
+            amount = self.config.expl_noise
+        else:
+            dist = self.task_behavior.actor(feat)
+            action = dist.sample(noise("action", dist.noise_kind, dist.noise_shape))
+            amount = self.config.expl_noise
+        action = action_noise(action, amount, self.discrete, noise)
+        return action, (latent, action)
+
+    def train(self, data: Data, state: dict | None = None) -> tuple[dict, Metrics]:
+        """One update of everything on a batch of sequences.
+
+        Args:
+          data: arrays or tensors (B, T, ...): the observations' keys, ``action``
+            (the one that led to the observation), ``reward``, ``is_first``,
+            ``is_terminal``.
+          state: the last posterior of the batch before; None for zeros.
+
+        Returns the last posterior (B, ...), detached, and the metrics, 0-d tensors
+        on the device: nothing here waits for it.
+        """
+        data = self.to_device(data)
+        self._step.fill_(int(self._counter))
+        state, outs, metrics = self.wm.train(data, state, self.noise)
+        start = outs["post"]
+        metrics.update(
+            self.task_behavior.train(
+                self.wm,
+                start,
+                data["is_terminal"],
+                self.wm.predict_reward,
+                scoped(self.noise, "task"),
+                self._step,
+            )
+        )
+        more = self.expl_behavior.train(start, outs, data, self.noise, self._step)
+        metrics.update({f"expl_{key}": value for key, value in more.items()})
+        return state, metrics
+
+    @torch.no_grad()
+    def report(self, data: Data) -> dict[str, np.ndarray]:
+        """Open-loop videos of every image key: ``openl_KEY`` (T, 3*H, 6*W, C)."""
+        data = self.to_device(data)
+        noise = scoped(self.noise, "report")
+        with self.precision.context():
+            return {
+                f"openl_{key}": self.wm.video_pred(data, key, noise).cpu().numpy()
+                for key in self.wm.decoder.cnn_keys
+            }
+
+    def to_tensors(self, data: Data) -> dict[str, Tensor]:
+        """Arrays to tensors on the host, in pinned memory where that speeds up the
+        copy to the device. For a thread that prepares batches."""
+        tensors = {key: torch.as_tensor(value) for key, value in data.items()}
+        if self.device.type == "cuda":
+            tensors = {key: value.pin_memory() for key, value in tensors.items()}
+        return tensors
+
+    def to_device(self, data: Data) -> dict[str, Tensor]:
+        """Arrays to tensors on the device. Images stay uint8 until they are there."""
+        return {
+            key: torch.as_tensor(value).to(self.device, non_blocking=True)
+            for key, value in data.items()
+        }
+
+    def summary(self) -> str:
+        """Device, precision and sizes, for the terminal."""
+        dtype = str(self.precision.compute).removeprefix("torch.")
+        lines = [f"Device: {self.device}, computing in {dtype}."]
+        if self.config.device == "auto" and self.device.type == "cpu":
+            lines[0] += " (PyTorch sees no CUDA GPU.)"
+        networks = {
+            "encoder": self.wm.encoder,
+            "rssm": self.wm.rssm,
+            **self.wm.heads,
+            "actor": self.task_behavior.actor,
+            "critic": self.task_behavior.critic,
+        }
+        sizes = {k: sum(p.numel() for p in v.parameters()) for k, v in networks.items()}
+        listed = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
+        lines.append(f"Parameters: {sum(sizes.values()):,} ({listed}).")
+        encoder, decoder = self.wm.encoder, self.wm.decoder
+        seen = ", ".join(encoder.cnn_keys + encoder.mlp_keys)
+        predicted = ", ".join(decoder.cnn_keys + decoder.mlp_keys)
+        lines.append(f"The encoder sees {seen}; the decoder predicts {predicted}.")
+        return "\n".join(lines)
+
+
+class Builder:
+    """Makes the agent's networks: seeded weights, dtype, device, compilation."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        precision: torchutils.Precision,
+        generator: torch.Generator,
+        jit: bool,
+    ):
+        self.device = device
+        self.precision = precision
+        self._generator = generator
+        self._jit = jit and torchutils.can_compile()
+        if jit and not self._jit:
+            print("No C++ compiler found: running without torch.compile (jit).")
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        """Initializes a network and puts it where it computes."""
+        torchutils.init_weights(module, self._generator)
+        module.to(self.device, self.precision.param)
+        module.to(memory_format=torch.channels_last)
+        for part in module.modules() if self._jit else ():
+            if hasattr(part, "compile_parts"):
+                part.compile_parts()
+        return module
+
+    def optimizer(
+        self, name: str, networks: Mapping[str, nn.Module], config: Config
+    ) -> torchutils.Optimizer:
+        """An optimizer of all parameters of the networks, by their dotted names."""
+        params = {
+            f"{key}.{name}": param
+            for key, network in networks.items()
+            for name, param in network.named_parameters()
+        }
+        scaling = self.precision.loss_scaling
+        return torchutils.Optimizer(name, params, **config, loss_scaling=scaling)
+
+    def stream_norm(self, config: Config) -> StreamNorm:
+        dtype = self.precision.param
+        return StreamNorm(**config, device=self.device, dtype=dtype)
+
+
+class WorldModel(torchutils.Module):
+    """Encoder, RSSM and heads, trained together (section 2.1 of the paper)."""
+
+    parts = ("encoder", "rssm", "heads", "opt")
+
+    def __init__(
+        self,
+        config: Config,
+        shapes: Mapping[str, tuple],
+        action_size: int,
+        build: Builder,
+    ):
+        self.config = config
+        self.action_size = action_size
+        self._precision = build.precision
+        self.encoder = build(nets.Encoder(shapes, **config.encoder))
+        self.rssm = build(
+            nets.EnsembleRSSM(action_size, self.encoder.out_size, **config.rssm)
+        )
+        self.feat_size = self.rssm.feat_size
+        heads = {
+            "decoder": nets.Decoder(shapes, self.feat_size, **config.decoder),
+            "reward": nets.MLP(self.feat_size, (), **config.reward_head),
+        }
+        if config.pred_discount:
+            heads["discount"] = nets.MLP(self.feat_size, (), **config.discount_head)
+        for name in config.grad_heads:
+            if name not in heads:
+                raise UsageError(
+                    f"grad_heads names '{name}', but the heads are {', '.join(heads)}:"
+                    " take it out of grad_heads, or turn on pred_discount."
+                )
+        self.heads = build(nn.ModuleDict(heads))
+        networks = {"encoder": self.encoder, "rssm": self.rssm, **heads}
+        self.opt = build.optimizer("model", networks, config.model_opt)
+
+    @property
+    def decoder(self) -> nets.Decoder:
+        return self.heads["decoder"]
+
+    def train(
+        self, data: dict[str, Tensor], state: dict | None, noise: NoiseFn
+    ) -> tuple[dict, dict, Metrics]:
+        """One step on a batch. Returns last posterior, outputs and metrics."""
+        with self._precision.context():
+            loss, state, outs, metrics = self.loss(data, state, noise)
+        metrics.update(self.opt(loss))
+        return state, outs, metrics
+
+    def loss(
+        self, data: dict[str, Tensor], state: dict | None, noise: NoiseFn
+    ) -> tuple[Tensor, dict, dict, Metrics]:
+        """The loss (equation 2 of the paper) and what it was made from.
+
+        Returns the 0-d loss; the last posterior (B, ...), detached; the outputs
+        embed (B, T, E), feat (B, T, F), post, prior, kl (B, T) and log_prob
+        {key: (B, T)}, all with gradients; and the metrics.
+        """
+        data = self.preprocess(data)
+        embed = self.encoder(data)
+        post, prior = self.rssm.observe(
+            embed, data["action"], data["is_first"], noise, state
+        )
+        kl_loss, kl_value = self.rssm.kl_loss(post, prior, **self.config.kl)
+        feat = self.rssm.get_feat(post)
+        losses, log_probs = {"kl": kl_loss}, {}
+        for name, head in self.heads.items():
+            out = head(feat if name in self.config.grad_heads else feat.detach())
+            for key, dist in (out if isinstance(out, dict) else {name: out}).items():
+                log_probs[key] = dist.log_prob(data[key])
+                losses[key] = -log_probs[key].mean()
+        scales = self.config.loss_scales
+        loss = sum(scales.get(key, 1.0) * value for key, value in losses.items())
+        outs = {"embed": embed, "feat": feat, "post": post, "prior": prior}
+        outs.update(kl=kl_value, log_prob=log_probs)
+        metrics = {f"{key}_loss": value.detach() for key, value in losses.items()}
+        metrics["model_kl"] = kl_value.detach().mean()
+        with torch.no_grad():
+            metrics["prior_ent"] = self.rssm.get_dist(prior).entropy().mean()
+            metrics["post_ent"] = self.rssm.get_dist(post).entropy().mean()
+        last = {key: value[:, -1].detach() for key, value in post.items()}
+        return loss, last, outs, metrics
+
+    def imagine(
+        self,
+        actor: nn.Module,
+        start: dict[str, Tensor],
+        is_terminal: Tensor,
+        horizon: int,
+        noise: NoiseFn,
+    ) -> dict[str, Tensor]:
+        """Dreams ahead from every state of a batch, acting by the actor.
+
+            index     0      1      2    ...   H
+            feat      f0     f1     f2   ...   fH       f0 from the data
+            action    0      a1     a2   ...   aH       a1 ~ actor(f0), leads to f1
+            discount  d0     d1     d2   ...   dH       d0 from the data
+            weight    1      d0    d0*d1 ...
+
+        Args:
+          start: states (B, T, ...); they are flattened and detached.
+          is_terminal: (B, T) bool.
+          noise: draws ``imagine_action`` (H, N, ..), ``imagine_state`` (H, N, ..).
+
+        Returns feat (H+1, N, F), action (H+1, N, A), discount, weight (H+1, N).
+        """
+        state = {k: v.detach().flatten(0, 1) for k, v in start.items()}
+        feat = self.rssm.get_feat(state)
+        count = len(feat)
+        shape = (horizon, count, *self.rssm.latent_shape)
+        state_noise = noise("imagine_state", self.rssm.noise_kind, shape)
+        members = self.rssm.draw_members(horizon, noise)
+        action_noises = None
+        feats, actions = [feat], [feat.new_zeros(count, self.action_size)]
+        for h in range(horizon):
+            dist = actor(feat.detach())
+            if action_noises is None:
+                shape = (horizon, *dist.noise_shape)
+                action_noises = noise("imagine_action", dist.noise_kind, shape)
+            action = dist.sample(action_noises[h])
+            state = self.rssm.img_step(state, action, state_noise[h], members[h])
+            feat = self.rssm.get_feat(state)
+            feats.append(feat)
+            actions.append(action)
+        feat, action = torch.stack(feats), torch.stack(actions)
+        discount = self._discount(feat, is_terminal.flatten())
+        ones = torch.ones_like(discount[:1])
+        weight = torch.cumprod(torch.cat([ones, discount[:-1]]), 0)
+        seq = {"feat": feat, "action": action, "discount": discount, "weight": weight}
+        return seq
+
+    def _discount(self, feat: Tensor, is_terminal: Tensor) -> Tensor:
+        """feat (H+1, N, F), is_terminal (N) -> discount (H+1, N)."""
+        if "discount" not in self.heads:
+            return torch.full_like(feat[..., 0], self.config.discount)
+        discount = self.heads["discount"](feat).mean()
+        first = (1 - is_terminal.to(discount.dtype)) * self.config.discount
+        return torch.cat([first[None], discount[1:]])
+
+    def predict_reward(self, seq: dict[str, Tensor]) -> Tensor:
+        """The reward head's mode in imagined features (H+1, N, F) -> (H+1, N)."""
+        return self.heads["reward"](seq["feat"]).mode()
+
+    def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raw batch -> what networks see: images in [-0.5, 0.5], clipped rewards,
+        the discount's target."""
+        dtype = self._precision.param
+        obs = {k: v if _is_log(k) else self._numeric(v) for k, v in obs.items()}
+        clip = {"identity": lambda x: x, "sign": torch.sign, "tanh": torch.tanh}
+        if self.config.clip_rewards not in clip:
+            raise UsageError(
+                f"Unknown clip_rewards '{self.config.clip_rewards}': expected one of "
+                f"{', '.join(clip)}."
+            )
+        obs["reward"] = clip[self.config.clip_rewards](obs["reward"])
+        terminal = obs["is_terminal"].to(dtype)
+        obs["discount"] = (1 - terminal) * self.config.discount
+        return obs
+
+    def _numeric(self, value: Tensor) -> Tensor:
+        if value.dtype == torch.uint8:
+            return value.to(self._precision.param) / 255.0 - 0.5
+        if value.dtype == torch.bool:
+            return value
+        return value.to(self._precision.param)
+
+    def video_pred(
+        self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
+    ) -> Tensor:
+        """Truth, model and error, stacked, of ``count`` sequences side by side.
+
+        The model sees ``observed`` steps and dreams the others from the actions
+        alone. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots.
+        """
+        data = {k: v[:count] for k, v in self.preprocess(data).items()}
+        observed = min(observed, data["action"].shape[1] - 1)
+        truth = data[key] + 0.5
+        before = {k: v[:, :observed] for k, v in data.items()}
+        states, _ = self.rssm.observe(
+            self.encoder(before), before["action"], before["is_first"], noise
+        )
+        seen = self.decoder(self.rssm.get_feat(states))[key].mode()
+        last = {k: v[:, -1] for k, v in states.items()}
+        dream = self.rssm.imagine(data["action"][:, observed:], last, noise)
+        dreamt = self.decoder(self.rssm.get_feat(dream))[key].mode()
+        model = torch.cat([seen, dreamt], 1) + 0.5
+        error = (model - truth + 1) / 2
+        video = torch.cat([truth, model, error], 2)  # (B, T, 3*H, W, C)
+        return video.permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+
+class ActorCritic(torchutils.Module):
+    """An actor and a critic that learn in imagination (section 2.2 of the paper)."""
+
+    parts = ("actor", "critic", "slow", "actor_opt", "critic_opt", "rewnorm", "updates")
+
+    def __init__(
+        self, config: Config, feat_size: int, action_size: int, build: Builder
+    ):
+        self.config = config
+        self._precision = build.precision
+        if config.actor_grad not in ("dynamics", "reinforce", "both"):
+            raise UsageError(
+                f"Unknown actor_grad '{config.actor_grad}': expected auto, dynamics, "
+                "reinforce or both."
+            )
+        self.actor = build(nets.MLP(feat_size, action_size, **config.actor))
+        self.critic = build(nets.MLP(feat_size, (), **config.critic))
+        self.slow = build(nets.MLP(feat_size, (), **config.critic))
+        self.slow.requires_grad_(False)
+        self.actor_opt = build.optimizer(
+            "actor", {"actor": self.actor}, config.actor_opt
+        )
+        self.critic_opt = build.optimizer(
+            "critic", {"critic": self.critic}, config.critic_opt
+        )
+        self.rewnorm = build.stream_norm(config.reward_norm)
+        self.updates = torch.zeros((), dtype=torch.int64, device=build.device)
+
+    def train(
+        self,
+        wm: WorldModel,
+        start: dict[str, Tensor],
+        is_terminal: Tensor,
+        reward_fn: Callable[[dict[str, Tensor]], Tensor],
+        noise: NoiseFn,
+        step: Tensor,
+    ) -> Metrics:
+        """One step of actor and critic in dreams from ``start`` (B, T, ...).
+
+        reward_fn maps an imagined sequence to rewards (H+1, N). Moves neither the
+        world model nor anything but this actor and critic. Returns metrics.
+        """
+        with self._precision.context():
+            actor_loss, critic_loss, _, metrics = self.loss(
+                wm, start, is_terminal, reward_fn, noise, step
+            )
+        metrics.update(self.actor_opt(actor_loss))
+        metrics.update(self.critic_opt(critic_loss))
+        self.update_slow_target()
+        return metrics
+
+    def loss(
+        self,
+        wm: WorldModel,
+        start: dict[str, Tensor],
+        is_terminal: Tensor,
+        reward_fn: Callable[[dict[str, Tensor]], Tensor],
+        noise: NoiseFn,
+        step: Tensor,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Metrics]:
+        """Both losses, the imagined sequence they are made from, and metrics.
+
+        The sequence holds what WorldModel.imagine returns, and ``reward`` (H+1, N),
+        normed; ``value`` (H+1, N), the slow critic's; ``target`` (H, N).
+        """
+        # Reinforce needs no gradients of the dream, so none are recorded.
+        through = self.config.actor_grad != "reinforce"
+        with torch.set_grad_enabled(through):
+            seq = wm.imagine(
+                self.actor, start, is_terminal, self.config.imag_horizon, noise
+            )
+            seq["reward"], norm_metrics = self.rewnorm(reward_fn(seq))
+            seq["value"] = self._slow_critic(seq["feat"]).mode()
+            seq["target"] = self._target(seq)
+        metrics = {f"reward_{key}": value for key, value in norm_metrics.items()}
+        metrics["critic_slow"] = seq["value"].detach().mean()
+        metrics["critic_target"] = seq["target"].detach().mean()
+        actor_loss, more = self.actor_loss(seq, noise, step)
+        metrics.update(more)
+        critic_loss, more = self.critic_loss(seq)
+        metrics.update(more)
+        return actor_loss, critic_loss, seq, metrics
+
+    @property
+    def _slow_critic(self) -> nn.Module:
+        return self.slow if self.config.slow_target else self.critic
+
+    def _target(self, seq: dict[str, Tensor]) -> Tensor:
+        """Lambda-returns of the first H states.
+
+        feat       f0    f1   ...  fH-1    fH
+        reward     r0    r1   ...  rH-1
+        discount   d0    d1   ...  dH-1
+        value      v0    v1   ...  vH-1    vH = bootstrap
+        target     R0    R1   ...  RH-1
+        """
+        return lambda_return(
+            seq["reward"][:-1],
+            seq["value"][:-1],
+            seq["discount"][:-1],
+            bootstrap=seq["value"][-1],
+            lambda_=self.config.discount_lambda,
+        )
+
+    def actor_loss(
+        self, seq: dict[str, Tensor], noise: NoiseFn, step: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """The actor's loss (equation 6 of the paper).
+
+        The action that the actor chooses at f[t] is a[t+1], and it leads to f[t+1],
+        whose target is R[t+1]. R[0] depends on no action of the actor's, so the
+        first objective pairs f0, a1 and R1, and the last fH-2, aH-1 and RH-1.
+
+            feat       f0    f1   ...  fH-2
+            action     a1    a2   ...  aH-1
+            target     R1    R2   ...  RH-1
+            baseline   v0    v1   ...  vH-2
+            weight     1     d0   ...
+        """
+        metrics = {}
+        policy = self.actor(seq["feat"][:-2].detach())
+        target = seq["target"][1:]
+        kind = self.config.actor_grad
+        if kind == "dynamics":
+            objective = target
+        else:
+            baseline = seq["value"][:-2]
+            if not self.config.slow_baseline:
+                baseline = self.critic(seq["feat"][:-2]).mode()
+            advantage = (target - baseline).detach()
+            action = seq["action"][1:-1]
+            if kind == "reinforce":
+                action = action.detach()
+            objective = policy.log_prob(action) * advantage
+        if kind == "both":
+            mix = schedule(self.config.actor_grad_mix, step)
+            objective = mix * target + (1 - mix) * objective
+            metrics["actor_grad_mix"] = mix
+        entropy = policy.entropy(noise)
+        scale = schedule(self.config.actor_ent, step)
+        objective = objective + scale * entropy
+        metrics["actor_ent"] = entropy.detach().mean()
+        metrics["actor_ent_scale"] = scale
+        weight = seq["weight"][:-2].detach()
+        return -(weight * objective).mean(), metrics
+
+    def critic_loss(self, seq: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+        """The critic's loss (equation 5 of the paper): the target's likelihood.
+
+        feat f0..fH-1, target R0..RH-1, weight of the first H.
+        """
+        dist = self.critic(seq["feat"][:-1].detach())
+        weight = seq["weight"][:-1].detach()
+        loss = -(dist.log_prob(seq["target"].detach()) * weight).mean()
+        return loss, {"critic": dist.mode().detach().mean()}
+
+    @torch.no_grad()
+    def update_slow_target(self) -> None:
+        """Moves the slow critic: a full copy after update 0, then every
+        slow_target_update updates by slow_target_fraction. Never asks the device."""
+        if self.config.slow_target:
+            due = self.updates % self.config.slow_target_update == 0
+            fraction = torch.where(
+                self.updates == 0, 1.0, self.config.slow_target_fraction
+            )
+            mix = torch.where(due, fraction, 0.0).to(self._precision.param)
+            torch._foreach_lerp_(
+                list(self.slow.parameters()), list(self.critic.parameters()), mix
+            )
+        self.updates += 1
+
+
+def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
+    """What ``auto`` means for actor.dist and actor_grad with these actions."""
+    chosen = {}
+    if config.actor["dist"] == "auto":
+        chosen["actor.dist"] = "onehot" if discrete else "trunc_normal"
+    if config.actor_grad == "auto":
+        chosen["actor_grad"] = "reinforce" if discrete else "dynamics"
+    return chosen
+
+
+def _is_log(key: str) -> bool:
+    """Keys that are logged and never reach the networks."""
+    return key.startswith("log_")

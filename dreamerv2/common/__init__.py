@@ -1,0 +1,1 @@
+"""The parts: environments, replay, networks, distributions, logging, configuration."""

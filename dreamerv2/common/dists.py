@@ -1,0 +1,312 @@
+"""Distributions of latents, actions and predictions.
+
+Small classes of our own rather than torch.distributions, for three reasons: their
+samples take the noise as an argument, so that all randomness comes from one place
+(noise.py); nothing validates its arguments, since each check would wait for the
+device; and they compute what TensorFlow Probability does, clipping included.
+
+Every distribution here has a batch shape and an event shape. ``log_prob`` and
+``entropy`` are summed over the event and have the batch shape. They compute in the
+dtype of their parameters, which networks give them in float32.
+
+The interface, which a distribution implements as far as it makes sense:
+- ``noise_kind``: what sample() needs, see noise.Noise.
+- ``noise_shape``: the shape of that noise.
+- ``sample(noise)``: differentiable where the reference's is.
+- ``mean(noise)``, ``mode(noise)``, ``entropy(noise)``: the argument is a noise
+  function (see noise.NoiseFn), which only TanhNormalDist needs.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dreamerv2.common.noise import NoiseFn
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _sum_event(x: Tensor, dims: int) -> Tensor:
+    return x.flatten(-dims).sum(-1) if dims else x
+
+
+class OneHotDist:
+    """Categorical over one-hot vectors with straight-through gradients.
+
+    logits: (..., C). With ``latents=True``, (..., S, C), where the S latents are
+    one event. The sample's gradient is that of the probabilities (Algorithm 1 of
+    the paper): sample + probs - sg(probs).
+    """
+
+    noise_kind = "gumbel"
+
+    def __init__(self, logits: Tensor, latents: bool = False):
+        self.logits = torch.log_softmax(logits, -1)
+        self._latents = latents
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.logits.shape
+
+    @property
+    def probs(self) -> Tensor:
+        return self.logits.exp()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        hard = _one_hot_argmax(self.logits.detach() + noise)
+        probs = self.probs
+        return hard + (probs - probs.detach())
+
+    def mode(self, noise: NoiseFn | None = None) -> Tensor:
+        return _one_hot_argmax(self.logits.detach())
+
+    def mean(self, noise: NoiseFn | None = None) -> Tensor:
+        return self.probs
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._sum((value * self.logits).sum(-1))
+
+    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
+        return self._sum(-(self.probs * self.logits).sum(-1))
+
+    def kl(self, other: "OneHotDist") -> Tensor:
+        """KL(self || other), of the batch shape."""
+        return self._sum((self.probs * (self.logits - other.logits)).sum(-1))
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return x.sum(-1) if self._latents else x
+
+
+def _one_hot_argmax(x: Tensor) -> Tensor:
+    """One at the highest entry of the last dimension, zero elsewhere; no gradient."""
+    index = x.argmax(-1, keepdim=True)
+    return torch.zeros_like(x).scatter_(-1, index, 1.0)
+
+
+class NormalDist:
+    """Independent normals; the last ``event_dims`` dimensions are one event."""
+
+    noise_kind = "normal"
+
+    def __init__(self, mean: Tensor, std: Tensor, event_dims: int = 1):
+        self.loc = mean
+        self.std = std
+        self._dims = event_dims
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.loc.shape
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.loc + self.std * noise
+
+    def mode(self, noise: NoiseFn | None = None) -> Tensor:
+        return self.loc
+
+    mean = mode
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.std
+        return _sum_event(-0.5 * z * z - self.std.log() - HALF_LOG_2PI, self._dims)
+
+    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
+        each = 0.5 + HALF_LOG_2PI + self.std.log().expand_as(self.loc)
+        return _sum_event(each, self._dims)
+
+    def kl(self, other: "NormalDist") -> Tensor:
+        """KL(self || other), of the batch shape."""
+        ratio = self.std / other.std
+        shift = (self.loc - other.loc) / other.std
+        each = 0.5 * (ratio * ratio + shift * shift - 1.0) - ratio.log()
+        return _sum_event(each, self._dims)
+
+
+class MSEDist:
+    """Normals of unit variance: the squared error as a log-likelihood."""
+
+    noise_kind = "normal"
+
+    def __init__(self, mean: Tensor, event_dims: int = 1):
+        self.loc = mean
+        self._dims = event_dims
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.loc.shape
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.loc + noise
+
+    def mode(self, noise: NoiseFn | None = None) -> Tensor:
+        return self.loc
+
+    mean = mode
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return _sum_event(-0.5 * (value - self.loc) ** 2 - HALF_LOG_2PI, self._dims)
+
+    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
+        each = torch.full_like(self.loc, 0.5 + HALF_LOG_2PI)
+        return _sum_event(each, self._dims)
+
+
+class BinaryDist:
+    """Bernoulli on logits. log_prob takes soft targets such as 0.999, too."""
+
+    noise_kind = "uniform"
+
+    def __init__(self, logits: Tensor, event_dims: int = 0):
+        self.logits = logits
+        self._dims = event_dims
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.logits.shape
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return (noise < torch.sigmoid(self.logits)).to(self.logits.dtype)
+
+    def mode(self, noise: NoiseFn | None = None) -> Tensor:
+        return (self.logits > 0).to(self.logits.dtype)
+
+    def mean(self, noise: NoiseFn | None = None) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value = value.to(self.logits.dtype).expand_as(self.logits)
+        each = F.binary_cross_entropy_with_logits(self.logits, value, reduction="none")
+        return _sum_event(-each, self._dims)
+
+    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
+        each = F.softplus(self.logits) - self.logits * torch.sigmoid(self.logits)
+        return _sum_event(each, self._dims)
+
+
+class TruncNormalDist:
+    """Normals truncated to [low, high]; the last dimension is the event.
+
+    With a and b the standardised bounds and Z = Phi(b) - Phi(a), a sample is
+    loc + std * Phi^-1(Phi(a) + u * Z) for uniform u, clipped to within ``clip`` of
+    the bounds with the gradient of the unclipped one.
+    """
+
+    noise_kind = "uniform"
+
+    def __init__(
+        self,
+        loc: Tensor,
+        std: Tensor,
+        low: float = -1.0,
+        high: float = 1.0,
+        clip: float = 1e-6,
+    ):
+        self.loc = loc
+        self.std = std
+        self._low = low
+        self._high = high
+        self._clip = clip
+        self._a = (low - loc) / std
+        self._b = (high - loc) / std
+        self._cdf_a = torch.special.ndtr(self._a)
+        self._z = torch.special.ndtr(self._b) - self._cdf_a
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.loc.shape
+
+    def sample(self, noise: Tensor) -> Tensor:
+        event = self.loc + self.std * self._standard(noise)
+        low, high = self._low + self._clip, self._high - self._clip
+        clipped = event.detach().clamp(low, high)
+        return event + (clipped - event.detach())
+
+    def _standard(self, noise: Tensor) -> Tensor:
+        """The standardised sample for uniform noise."""
+        eps = torch.finfo(self.loc.dtype).eps
+        # Phi^-1 of 0 or 1 would be infinite, and so would its gradient.
+        quantile = self._cdf_a + noise * self._z
+        return torch.special.ndtri(quantile.clamp(eps, 1 - eps))
+
+    def mode(self, noise: NoiseFn | None = None) -> Tensor:
+        return self.loc.clamp(self._low, self._high)
+
+    def mean(self, noise: NoiseFn | None = None) -> Tensor:
+        return self.loc + self.std * (_pdf(self._a) - _pdf(self._b)) / self._z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.std
+        each = -0.5 * z * z - HALF_LOG_2PI - self.std.log() - self._z.log()
+        inside = (value >= self._low) & (value <= self._high)
+        each = torch.where(inside, each, torch.full_like(each, -torch.inf))
+        return each.sum(-1)
+
+    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
+        edges = (self._a * _pdf(self._a) - self._b * _pdf(self._b)) / (2 * self._z)
+        each = 0.5 + HALF_LOG_2PI + self.std.log() + self._z.log() + edges
+        return each.sum(-1)
+
+
+def _pdf(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x * x - HALF_LOG_2PI)
+
+
+class TanhNormalDist:
+    """tanh of a normal; the last dimension is the event.
+
+    It has no mean, mode and entropy in closed form: they are estimated from
+    ``samples`` draws named ``tanh_stats``, the mode being, for each batch element,
+    its own most likely draw.
+    """
+
+    noise_kind = "normal"
+
+    # The float32 number next below 1, in every dtype, so that atanh is finite.
+    EDGE = 1 - 2**-24
+
+    def __init__(self, mean: Tensor, std: Tensor, samples: int = 100):
+        self._base = NormalDist(mean, std, event_dims=1)
+        self._samples = samples
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self._base.noise_shape
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return torch.tanh(self._base.sample(noise))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._log_prob_before_tanh(
+            torch.atanh(value.clamp(-self.EDGE, self.EDGE))
+        )
+
+    def _log_prob_before_tanh(self, x: Tensor) -> Tensor:
+        # log(1 - tanh(x)^2), in a form that is stable for large |x|.
+        log_det = 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))
+        return self._base.log_prob(x) - log_det.sum(-1)
+
+    def _draws(self, noise: NoiseFn | None) -> Tensor:
+        if noise is None:
+            raise ValueError(
+                "The mean, mode and entropy of a tanh_normal are estimated from "
+                "samples and need a source of noise."
+            )
+        shape = (self._samples, *self.noise_shape)
+        draws = noise("tanh_stats", "normal", shape)
+        return self._base.sample(draws.to(self._base.loc.dtype))
+
+    def mean(self, noise: NoiseFn | None = None) -> Tensor:
+        return torch.tanh(self._draws(noise)).mean(0)
+
+    def mode(self, noise: NoiseFn | None = None) -> Tensor:
+        draws = self._draws(noise)
+        best = self._log_prob_before_tanh(draws).argmax(0)
+        index = best[None, ..., None].expand(1, *draws.shape[1:])
+        return torch.tanh(draws.gather(0, index)[0])
+
+    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
+        return -self._log_prob_before_tanh(self._draws(noise)).mean(0)
+
+
+Dist = OneHotDist | NormalDist | MSEDist | BinaryDist | TruncNormalDist | TanhNormalDist

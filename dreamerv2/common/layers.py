@@ -1,0 +1,123 @@
+"""Activations, norms and output layers that all networks share."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamerv2.common import dists
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.torchutils import LOW_PRECISION, full
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "mish": F.mish,
+    "relu": F.relu,
+    "selu": F.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+NORMS = ("none", "layer")
+
+
+def get_act(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name. Raises UsageError for an unknown one."""
+    if name not in ACTIVATIONS:
+        raise UsageError(
+            f"Unknown activation '{name}': expected one of {', '.join(ACTIVATIONS)}."
+        )
+    return ACTIVATIONS[name]
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the last dimension with TensorFlow's epsilon, in float32."""
+
+    EPS = 1e-3
+
+    def __init__(self, size: int):
+        super().__init__(size, eps=self.EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.layer_norm(
+            full(x), self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return y.to(x.dtype) if x.dtype in LOW_PRECISION else y
+
+
+def NormLayer(name: str, size: int) -> nn.Module:
+    """``layer``: a LayerNorm over ``size`` features; ``none``: nothing."""
+    if name == "none":
+        return nn.Identity()
+    if name == "layer":
+        return LayerNorm(size)
+    raise UsageError(f"Unknown norm '{name}': expected one of {', '.join(NORMS)}.")
+
+
+class DistLayer(nn.Module):
+    """Linear maps to the parameters of a distribution, in float32.
+
+    Args:
+      inputs: size of the features.
+      shape: event shape of the distribution; () for a scalar.
+      dist: mse, normal, binary, tanh_normal, trunc_normal or onehot.
+      min_std, init_std: for those with a standard deviation.
+    """
+
+    WITH_STD = ("normal", "tanh_normal", "trunc_normal")
+    KINDS = ("mse", "binary", "onehot", *WITH_STD)
+
+    def __init__(
+        self,
+        inputs: int,
+        shape: Sequence[int],
+        dist: str = "mse",
+        min_std: float = 0.1,
+        init_std: float = 0.0,
+    ):
+        super().__init__()
+        if dist not in self.KINDS:
+            raise UsageError(
+                f"Unknown distribution '{dist}': expected one of "
+                f"{', '.join(self.KINDS)}."
+            )
+        self._shape = tuple(shape)
+        self._dist = dist
+        self._min_std = min_std
+        self._init_std = init_std
+        size = int(torch.Size(self._shape).numel())
+        self.out = nn.Linear(inputs, size)
+        if dist in self.WITH_STD:
+            self.std = nn.Linear(inputs, size)
+
+    def forward(self, x: Tensor) -> dists.Dist:
+        """Features (..., inputs) -> distribution of batch shape (...)."""
+        std = None
+        if self._dist in self.WITH_STD:
+            std = full(self.std(x)).reshape(*x.shape[:-1], *self._shape)
+        out = full(self.out(x)).reshape(*x.shape[:-1], *self._shape)
+        return self.make(out, std)
+
+    def make(self, out: Tensor, std: Tensor | None = None) -> dists.Dist:
+        """The distribution for the raw outputs of the linear maps."""
+        dims = len(self._shape)
+        if self._dist == "mse":
+            return dists.MSEDist(out, dims)
+        if self._dist == "binary":
+            return dists.BinaryDist(out, dims)
+        if self._dist == "onehot":
+            return dists.OneHotDist(out)
+        if self._dist == "trunc_normal":
+            std = 2 * torch.sigmoid((std + self._init_std) / 2) + self._min_std
+            return dists.TruncNormalDist(torch.tanh(out), std)
+        std = F.softplus(std + self._init_std) + self._min_std
+        if self._dist == "tanh_normal":
+            return dists.TanhNormalDist(5 * torch.tanh(out / 5), std)
+        return dists.NormalDist(out, std, dims)

@@ -1,0 +1,373 @@
+"""Metrics: gathered without waiting for the device, written out now and then.
+
+The Logger keeps what it is given until `write`, brings it to the host in one go, and
+hands it to its outputs. An output is any callable that takes a list of
+`(step, name, value)`, where a value is a numpy array whose number of dimensions says
+what it is: 0 for a scalar, 3 for an image (H, W, C), 4 for a video (T, H, W, C), the
+last two uint8 with C 1 or 3.
+"""
+
+import contextlib
+import json
+import math
+import os
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, SupportsInt
+
+import numpy as np
+import torch
+
+from dreamerv2.common.checkpoint import cannot_write, write_atomically
+from dreamerv2.common.gifs import (
+    as_image,
+    as_video,
+    check_picture,
+    encode_gif,
+    encode_png,
+)
+
+Summary = tuple[int, str, np.ndarray]
+Output = Callable[[list[Summary]], None]
+
+
+class Logger:
+    """Gathers metrics and hands them to its outputs.
+
+    Args:
+      step: Counts policy steps; read whenever something is written.
+      outputs: Called in turn with a list of `(step, name, value)`.
+      multiplier: Environment frames per policy step (the action repeat). Steps are
+        given to the outputs in frames.
+    """
+
+    def __init__(
+        self, step: SupportsInt, outputs: Iterable[Output], multiplier: int = 1
+    ):
+        self._step = step
+        self._outputs = list(outputs)
+        self._multiplier = multiplier
+        self._scalars: dict[str, list[Any]] = defaultdict(list)
+        self._pictures: dict[str, tuple[str, Any]] = {}
+        self.restart_clock()
+
+    @property
+    def frames(self) -> int:
+        """The step count in environment frames."""
+        return int(self._step) * self._multiplier
+
+    def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
+        """Add several values at once, each by its number of dimensions.
+
+        Without dimensions it is a scalar, with 2 or 3 an image, with 4 or 5 a video.
+        (A batch of images goes to `image`, a video without channels to `video`.)
+
+        Args:
+          mapping: Name to value.
+          prefix: Put before each name, with an underscore.
+
+        Raises:
+          ValueError: A value is none of these; the message names it.
+        """
+        for name, value in mapping.items():
+            name = f"{prefix}_{name}" if prefix else name
+            kind = (self.scalar, None, self.image, self.image, self.video, self.video)
+            shape = tuple(np.shape(value))
+            if len(shape) >= len(kind) or kind[len(shape)] is None:
+                raise ValueError(
+                    f"Metric {name!r} has shape {shape}, which is neither a "
+                    "scalar nor an image nor a video."
+                )
+            kind[len(shape)](name, value)
+
+    def scalar(self, name: str, value: Any) -> None:
+        """Add a number; several of one name are averaged when they are written.
+
+        Args:
+          name: The metric's name.
+          value: A number, or an array or tensor of shape (). A tensor stays where it
+            is until `write`, so its memory must not be overwritten before (clone
+            what a CUDA graph puts out).
+
+        Raises:
+          ValueError: It is no single number.
+        """
+        is_tensor = isinstance(value, torch.Tensor)
+        shape = tuple(np.shape(value))
+        if shape or not (is_tensor or np.asarray(value).dtype.kind in "biuf"):
+            raise ValueError(
+                f"Metric {name!r} must be one number, not {type(value).__name__} of "
+                f"shape {shape}."
+            )
+        self._scalars[name].append(value.detach() if is_tensor else value)
+
+    def image(self, name: str, value: Any) -> None:
+        """Add an image; of several with one name the last is written.
+
+        Args:
+          name: The metric's name.
+          value: (H, W), (H, W, C), or a batch (B, H, W, C) that is put side by side;
+            uint8, or float within [0, 1]; C is 1, 3, or 4, whose alpha is dropped.
+
+        Raises:
+          ValueError: Another shape.
+        """
+        check_picture(name, value, "image")
+        self._pictures[name] = ("image", value)
+
+    def video(self, name: str, value: Any) -> None:
+        """Add a video; of several with one name the last is written.
+
+        Args:
+          name: The metric's name.
+          value: (T, H, W), (T, H, W, C), or a batch (B, T, H, W, C) that is put side
+            by side; the rest as for `image`.
+
+        Raises:
+          ValueError: Another shape.
+        """
+        check_picture(name, value, "video")
+        self._pictures[name] = ("video", value)
+
+    def write(self, fps: bool = False) -> None:
+        """Give everything since the last call to the outputs, at the current step.
+
+        Args:
+          fps: Add the scalar `fps`: frames per second since the last write that had
+            one, or since the clock was started.
+        """
+        if fps:
+            self.scalar("fps", self._frames_per_second())
+        step = self.frames
+        scalars, self._scalars = self._scalars, defaultdict(list)
+        pictures, self._pictures = self._pictures, {}
+        summaries = [(step, k, v) for k, v in _means(scalars).items()]
+        for name, (kind, value) in pictures.items():
+            value = as_image(value) if kind == "image" else as_video(value)
+            summaries.append((step, name, value))
+        if summaries:
+            for output in self._outputs:
+                output(summaries)
+
+    def restart_clock(self) -> None:
+        """Measure `fps` from here: after loading a step count, or after a pause."""
+        self._last_time = time.monotonic()
+        self._last_frames = self.frames
+
+    def _frames_per_second(self) -> float:
+        last_time, last_frames = self._last_time, self._last_frames
+        self.restart_clock()
+        elapsed = max(self._last_time - last_time, 1e-9)
+        return (self._last_frames - last_frames) / elapsed
+
+
+class TerminalOutput:
+    """Prints the scalars in one line: `[  10000] actor_ent 1.79 / fps 812`.
+
+    Args:
+      write: Takes the line. The default prints it, above a progress bar if one shows.
+    """
+
+    def __init__(self, write: Callable[[str], None] | None = None):
+        self._write = write or (lambda line: print(line, flush=True))
+
+    def __call__(self, summaries: list[Summary]) -> None:
+        scalars = {name: float(value) for _, name, value in _scalars(summaries)}
+        if scalars:
+            step = max(step for step, _, _ in summaries)
+            # Values have one width, so that the columns of successive lines align.
+            cells = [f"{k} {format_number(v):<8}" for k, v in sorted(scalars.items())]
+            self._write(f"[{step:>9}] {' / '.join(cells)}".rstrip())
+
+
+class JSONLOutput:
+    """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line.
+
+    JSON knows no NaN and no infinity; they are written as null.
+
+    Opening the file repairs a last line that was cut by a kill or a full disk.
+
+    Args:
+      logdir: The folder of `metrics.jsonl`; made if it is missing.
+      warn: Takes a sentence when something had to be removed.
+
+    Raises:
+      UsageError: The folder cannot be written to, or the disk is full.
+    """
+
+    def __init__(
+        self, logdir: str | os.PathLike, warn: Callable[[str], None] | None = None
+    ):
+        self.path = Path(logdir) / "metrics.jsonl"
+        self._warn = warn or (lambda line: print(line, flush=True))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            self._repair()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def __call__(self, summaries: list[Summary]) -> None:
+        values = {name: float(value) for _, name, value in _scalars(summaries)}
+        if not values:
+            return
+        values = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        line = json.dumps(
+            {"step": max(step for step, _, _ in summaries), **values}, allow_nan=False
+        )
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode() + b"\n")
+        except OSError as error:
+            with contextlib.suppress(OSError):  # or else the next line joins this one
+                self._repair()
+            raise cannot_write(self.path, error) from error
+
+    def truncate_after(self, step: int) -> int:
+        """Drop the lines of later steps, as a run resumes from an earlier one.
+
+        Args:
+          step: The last step to keep, in frames like those in the file.
+
+        Returns:
+          The number of lines dropped. Lines that are no JSON are among them.
+        """
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        steps = [_step_of(line) for line in lines]
+        kept = [x for x, at in zip(lines, steps, strict=True) if at <= step]
+        dropped = len(lines) - len(kept)
+        if dropped:
+            write_atomically(self.path, lambda file: file.write(b"".join(kept)))
+        unreadable = steps.count(math.inf)
+        if unreadable:
+            self._warn(f"Removed {unreadable} unreadable lines from {self.path}.")
+        return dropped
+
+    def _repair(self) -> None:
+        with self.path.open("r+b") as file:
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                file.truncate(whole)
+                self._warn(f"Removed a line that was cut short from {self.path}.")
+
+
+class TensorBoardOutput:
+    """Writes scalars (as `scalars/NAME`), images, and videos as GIFs for TensorBoard.
+
+    Args:
+      logdir: The folder for the event file; made if it is missing.
+      fps: Frames per second of the videos.
+      purge_step: Have TensorBoard forget what earlier files in the folder hold at
+        this step (in frames) and later ones: a run that resumes from a checkpoint
+        gives the checkpoint's step + 1.
+
+    Raises:
+      UsageError: The folder cannot be written to, or the disk is full.
+    """
+
+    def __init__(
+        self, logdir: str | os.PathLike, fps: float = 20, purge_step: int | None = None
+    ):
+        # TensorBoard's own protocol buffers and nothing more: its writers import
+        # TensorFlow, if there is one, which takes seconds and memory.
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._proto, self._summary = event_pb2, summary_pb2
+        self._fps = fps
+        # TensorBoard reads a folder's files in the order of their names.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
+        self._path = Path(logdir) / f"{name}.{os.getpid()}"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(self._path.open("xb"))
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        events = [event_pb2.Event(file_version="brain.Event:2")]
+        if purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            events.append(event_pb2.Event(step=purge_step, session_log=start))
+        self._write(events)
+
+    def __call__(self, summaries: list[Summary]) -> None:
+        events = []
+        for step, name, value in summaries:
+            summary = self._summary.Summary(value=[self._convert(name, value)])
+            events.append(self._proto.Event(step=step, summary=summary))
+        self._write(events)
+
+    def close(self) -> None:
+        """Close the event file; nothing can be written after."""
+        self._writer.close()
+
+    def _convert(self, name: str, value: np.ndarray) -> Any:
+        value = np.asarray(value)
+        if value.ndim == 0:
+            return self._summary.Summary.Value(
+                tag=f"scalars/{name}", simple_value=float(value)
+            )
+        if value.ndim == 4:
+            video = as_video(value)
+            shape, data = video.shape[1:], encode_gif(video, self._fps)
+        else:
+            image = as_image(value)
+            shape, data = image.shape, encode_png(image)
+        image = self._summary.Summary.Image(
+            height=shape[0],
+            width=shape[1],
+            colorspace=shape[2],
+            encoded_image_string=data,
+        )
+        return self._summary.Summary.Value(tag=name, image=image)
+
+    def _write(self, events: list[Any]) -> None:
+        try:
+            for event in events:
+                event.wall_time = time.time()
+                self._writer.write(event.SerializeToString())
+            self._writer.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+
+def format_number(value: float) -> str:
+    """A number in at most 8 characters: 1203, 0.0123, 3.142, 1.2e-05, nan."""
+    if value == 0 or 1000 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+def _means(scalars: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+    """Average the values of each name on the host, in float64."""
+    groups: dict[tuple, list[torch.Tensor]] = defaultdict(list)
+    places: dict[tuple, list[tuple[str, int]]] = defaultdict(list)
+    host = {name: np.empty(len(values)) for name, values in scalars.items()}
+    for name, values in scalars.items():
+        for i, value in enumerate(values):
+            if isinstance(value, torch.Tensor):
+                groups[value.device, value.dtype].append(value)
+                places[value.device, value.dtype].append((name, i))
+            else:
+                host[name][i] = value
+    for key, tensors in groups.items():
+        moved = torch.stack(tensors).cpu().double().numpy()  # one wait, not many
+        for (name, i), number in zip(places[key], moved, strict=True):
+            host[name][i] = number
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, and shall be seen
+        return {name: np.asarray(values.mean()) for name, values in host.items()}
+
+
+def _scalars(summaries: list[Summary]) -> list[Summary]:
+    return [summary for summary in summaries if np.ndim(summary[2]) == 0]
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line in metrics.jsonl; infinity if it has none."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,57 @@
+"""The one place where the networks draw random numbers."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+NoiseFn = Callable[[str, str, Sequence[int]], Tensor]
+"""Called as ``noise(name, kind, shape)``; see :class:`Noise`."""
+
+
+class Noise:
+    """Draws on one device from one seeded stream, for every network of an agent.
+
+    Each draw has a name (``observe_post``, ``task/imagine_state``), a kind and a
+    shape, so that a test can hand the networks recorded noise by passing any other
+    callable of the same form. Kinds:
+
+    - ``gumbel``: standard Gumbel, so that argmax(logits + noise) is a categorical
+      sample. No multinomial, hence no wait for the device.
+    - ``normal``: standard normal.
+    - ``uniform``: uniform in [0, 1).
+
+    Returns float32 tensors.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+        self._device = torch.device(device)
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+
+    def __call__(self, name: str, kind: str, shape: Sequence[int]) -> Tensor:
+        empty = torch.empty(tuple(shape), dtype=torch.float32, device=self._device)
+        if kind == "gumbel":
+            # -log(Exponential) is Gumbel. The clamp keeps a drawn zero from giving
+            # an infinity, which would win every argmax.
+            tiny = torch.finfo(torch.float32).tiny
+            exponential = empty.exponential_(generator=self._generator)
+            return exponential.clamp_(min=tiny).log_().neg_()
+        if kind == "normal":
+            return empty.normal_(generator=self._generator)
+        if kind == "uniform":
+            return empty.uniform_(generator=self._generator)
+        raise ValueError(
+            f"Unknown kind of noise '{kind}' for '{name}': expected gumbel, normal "
+            "or uniform."
+        )
+
+    def state_dict(self) -> dict:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._generator.set_state(state["generator"].cpu())
+
+
+def scoped(noise: NoiseFn, prefix: str) -> NoiseFn:
+    """The same source of noise, with ``prefix/`` before every name."""
+    return lambda name, kind, shape: noise(f"{prefix}/{name}", kind, shape)

@@ -1,0 +1,250 @@
+"""Small parts: random agent, lambda-returns, schedules, stream norm, carried state."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.noise import NoiseFn
+from dreamerv2.common.torchutils import Module
+
+
+class RandomAgent:
+    """Uniformly random actions: what fills the replay before training.
+
+    Args:
+      act_space: {"action": space}; one-hot vectors for a discrete space, else
+        uniform within the bounds, and standard normal where there are none.
+      seed: two agents with one seed act alike.
+    """
+
+    def __init__(self, act_space: Mapping[str, Any], seed: int = 0):
+        self._space = act_space["action"]
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(
+        self, obs: Mapping[str, np.ndarray], state: Any = None, mode: str = "train"
+    ) -> tuple[dict[str, np.ndarray], Any]:
+        """obs of N environments -> {"action": (N, A) float32}, state."""
+        count = len(obs["is_first"])
+        size = self._space.shape[0]
+        if getattr(self._space, "discrete", False):
+            action = np.eye(size)[self._rng.integers(size, size=count)]
+        else:
+            low, high = self._space.low, self._space.high
+            bounded = np.isfinite(low) & np.isfinite(high)
+            uniform = self._rng.uniform(
+                np.where(bounded, low, 0), np.where(bounded, high, 1), (count, size)
+            )
+            normal = self._rng.standard_normal((count, size))
+            action = np.where(bounded, uniform, np.clip(normal, low, high))
+        return {"action": action.astype(np.float32)}, state
+
+    def state_dict(self) -> dict:
+        return {"rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self._rng.bit_generator.state = state["rng"]
+
+
+def lambda_return(
+    reward: Tensor, value: Tensor, pcont: Tensor, bootstrap: Tensor, lambda_: float
+) -> Tensor:
+    """The lambda-return (equation 4 of the paper), time first.
+
+        R[t] = r[t] + d[t] * ((1 - lambda) * v[t+1] + lambda * R[t+1])
+
+    with v[H] = R[H] = bootstrap. lambda 1 gives discounted Monte Carlo returns,
+    lambda 0 one-step ones.
+
+    Args:
+      reward, value, pcont: (H, ...), pcont the discount d.
+      bootstrap: (...), the value after the last step.
+    Returns: (H, ...).
+    """
+    if not reward.shape == value.shape == pcont.shape:
+        raise ValueError(
+            "reward, value and pcont must have one shape, but have "
+            f"{tuple(reward.shape)}, {tuple(value.shape)}, {tuple(pcont.shape)}."
+        )
+    value_next = torch.cat([value[1:], bootstrap[None]], 0)
+    inputs = reward + pcont * value_next * (1 - lambda_)
+    returns = []
+    last = bootstrap
+    for t in reversed(range(len(reward))):
+        last = inputs[t] + pcont[t] * lambda_ * last
+        returns.append(last)
+    return torch.stack(returns[::-1], 0)
+
+
+_SCHEDULES = {
+    "linear": 3,
+    "warmup": 2,
+    "exp": 3,
+    "horizon": 3,
+}
+
+
+def schedule(text: str | float, step: Tensor) -> Tensor:
+    """A number that may depend on the step (a float tensor, in policy steps).
+
+    - ``0.001``: constant.
+    - ``linear(a,b,n)``: from a to b over n steps.
+    - ``warmup(n,v)``: from 0 to v over n steps.
+    - ``exp(a,b,halflife)``: from a towards b, half the way every halflife steps.
+    - ``horizon(a,b,n)``: 1 - 1/h with h linear from a to b over n steps.
+    """
+    name, numbers = parse_schedule(text)
+    if name == "constant":
+        return torch.full_like(step, numbers[0])
+    if name == "warmup":
+        duration, value = numbers
+        return (step / duration).clamp(0, 1) * value
+    initial, final, duration = numbers
+    if name == "exp":
+        return (initial - final) * 0.5 ** (step / duration) + final
+    mix = (step / duration).clamp(0, 1)
+    linear = (1 - mix) * initial + mix * final
+    return linear if name == "linear" else 1 - 1 / linear
+
+
+def parse_schedule(text: str | float) -> tuple[str, list[float]]:
+    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0])."""
+    try:
+        return "constant", [float(text)]
+    except ValueError:
+        pass
+    match = re.fullmatch(r"(\w+)\((.*)\)", str(text).replace(" ", ""))
+    try:
+        name, numbers = match[1], [float(x) for x in match[2].split(",")]
+        if len(numbers) == _SCHEDULES[name]:
+            return name, numbers
+    except (TypeError, KeyError, ValueError):
+        pass
+    raise UsageError(
+        f"'{text}' is no schedule: expected a number, linear(a,b,n), warmup(n,v), "
+        "exp(a,b,halflife) or horizon(a,b,n)."
+    )
+
+
+def action_noise(
+    action: Tensor, amount: float, discrete: bool, noise: NoiseFn
+) -> Tensor:
+    """Actions (..., A) made noisier.
+
+    Discrete: with probability ``amount`` a uniformly random action. Continuous:
+    normal noise of that standard deviation, clipped to [-1, 1].
+    """
+    if amount == 0:
+        return action
+    if discrete:
+        probs = amount / action.shape[-1] + (1 - amount) * action
+        draws = noise("action_noise", "gumbel", action.shape)
+        best = (probs.log() + draws).argmax(-1, keepdim=True)
+        return torch.zeros_like(action).scatter_(-1, best, 1.0)
+    draws = noise("action_noise", "normal", action.shape)
+    return (action + amount * draws).clamp(-1, 1)
+
+
+class StreamNorm(Module):
+    """Divides a stream of numbers by a running mean of their magnitude.
+
+    magnitude = momentum * magnitude + (1 - momentum) * mean|x|, starting at 1;
+    output = x / (magnitude + eps) * scale. Momentum 1 turns it off.
+    """
+
+    parts = ("mag",)
+
+    def __init__(
+        self,
+        momentum: float = 0.99,
+        scale: float = 1.0,
+        eps: float = 1e-8,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self._momentum = momentum
+        self._scale = scale
+        self._eps = eps
+        self.mag = torch.ones((), dtype=dtype, device=device)
+
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Takes the inputs into account, then normalizes them."""
+        self.update(inputs)
+        outputs = self.transform(inputs)
+        x, y = inputs.detach(), outputs.detach()
+        metrics = {
+            "mean": x.mean(),
+            "std": x.std(correction=0),
+            "normed_mean": y.mean(),
+            "normed_std": y.std(correction=0),
+        }
+        return outputs, metrics
+
+    @torch.no_grad()
+    def update(self, inputs: Tensor) -> None:
+        new = (1 - self._momentum) * inputs.abs().mean().to(self.mag.dtype)
+        self.mag.copy_(self._momentum * self.mag + new)
+
+    def transform(self, inputs: Tensor) -> Tensor:
+        # A copy: a later update must not change what backward sees.
+        return inputs / (self.mag.clone() + self._eps) * self._scale
+
+
+class CarryOverState:
+    """Calls fn(data, state) -> (state, out), carrying the state to the next call."""
+
+    def __init__(self, fn: Callable):
+        self._fn = fn
+        self._state: dict[str, Tensor] | None = None
+
+    def __call__(self, data: Mapping) -> Any:
+        self._state, out = self._fn(data, self._state)
+        return out
+
+    def state_dict(self) -> dict:
+        return {"state": self._state}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self._state = state["state"]
+
+
+class Timer:
+    """Seconds spent in the named parts of a loop, as shares of the time that passed.
+
+    `with timer("update"): ...` or `fn = timer.wrap("policy", fn)`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._spent: dict[str, float] = {}
+        self._start = clock()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._spent[name] = self._spent.get(name, 0.0) + self._clock() - start
+
+    def wrap(self, name: str, fn: Callable) -> Callable:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self(name):
+                return fn(*args, **kwargs)
+
+        return timed
+
+    def shares(self) -> dict[str, float]:
+        """Each part's share (0 to 1) of the time since the last call; then anew."""
+        now = self._clock()
+        passed = max(now - self._start, 1e-9)
+        shares = {name: spent / passed for name, spent in self._spent.items()}
+        self._spent, self._start = {}, now
+        return shares

@@ -1,0 +1,134 @@
+"""Parameters by the names and in the layouts of the TensorFlow 2 reference.
+
+A name is the path of a parameter in the reference, such as ``rssm/gru/kernel`` or
+``decoder/conv0/bias``: the network (encoder, rssm, decoder, reward, discount, actor,
+critic, target_critic; with exploration expl_head0.., expl_actor, expl_critic,
+expl_target_critic), the layer, and ``kernel``, ``bias``, or for norms ``scale``,
+``offset``. Kernels lie as in TensorFlow: dense (in, out); convolution (height, width,
+in, out); transposed convolution (height, width, out, in).
+
+To bring a trained reference agent here: its checkpoint is a list of values without
+names, so load it there, write one array under each of these names with
+``numpy.savez(path, **arrays)``, and call ``load_reference(agent, numpy.load(path))`` on
+an agent of the same config. Optimizer moments do not come along.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamerv2.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from dreamerv2.agent import ActorCritic, Agent
+
+NORM_LEAVES = {"weight": "scale", "bias": "offset"}
+LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
+
+
+def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
+    """Every parameter of an agent, copied, in the reference's layout."""
+    return {
+        name: to_layout(param.detach()).cpu().numpy().copy()
+        for name, param in parameters(agent).items()
+    }
+
+
+@torch.no_grad()
+def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
+    """Copies parameters, given by name in the reference's layout, into an agent.
+
+    Where the agent has no slow critic, ``target_critic`` may be left out: it is the
+    critic then. Raises UsageError that names what is missing, extra or misshapen;
+    then nothing has been changed.
+    """
+    known = parameters(agent)
+    slow = agent.config.slow_target
+    needed = [name for name in known if slow or "target_critic/" not in name]
+    _check(known, needed, params)
+    for name in needed:
+        param = known[name]
+        param.copy_(from_layout(torch.as_tensor(np.asarray(params[name]))))
+
+
+def parameters(agent: "Agent") -> dict[str, nn.Parameter]:
+    """The agent's parameters themselves, in our layout, by the reference's names."""
+    return {
+        name: param
+        for prefix, network in _networks(agent)
+        for name, param in named_parameters(network, prefix).items()
+    }
+
+
+def named_parameters(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
+    """One network's parameters by the reference's names, which begin with prefix."""
+    named = {}
+    for path, layer in network.named_modules():
+        leaves = NORM_LEAVES if isinstance(layer, nn.LayerNorm) else LINEAR_LEAVES
+        # The reference's GRU cell is the linear map itself.
+        parts = [part for part in path.split(".") if part and part != "linear"]
+        for leaf, param in layer.named_parameters(recurse=False):
+            named["/".join([prefix, *parts, leaves[leaf]])] = param
+    return named
+
+
+def to_layout(x: Tensor) -> Tensor:
+    """A parameter or its gradient, from our layout to the reference's.
+
+    Dense (out, in) -> (in, out); convolution (out, in, h, w) -> (h, w, in, out);
+    transposed convolution (in, out, h, w) -> (h, w, out, in); vectors as they are.
+    """
+    return x.permute(2, 3, 1, 0) if x.ndim == 4 else x.T if x.ndim == 2 else x
+
+
+def from_layout(x: Tensor) -> Tensor:
+    """The inverse of to_layout."""
+    return x.permute(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x
+
+
+def _networks(agent: "Agent") -> Iterator[tuple[str, nn.Module]]:
+    """The agent's networks by the reference's names."""
+    yield "encoder", agent.wm.encoder
+    yield "rssm", agent.wm.rssm
+    yield from agent.wm.heads.items()
+    yield from _actor_critic(agent.task_behavior, "")
+    exploration = agent.expl_behavior
+    heads = getattr(exploration, "heads", None) or []
+    if hasattr(exploration, "head"):
+        heads = [exploration.head]
+    for k, head in enumerate(heads):
+        yield f"expl_head{k}", head
+    if hasattr(exploration, "ac"):
+        yield from _actor_critic(exploration.ac, "expl_")
+
+
+def _actor_critic(ac: "ActorCritic", prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    yield f"{prefix}actor", ac.actor
+    yield f"{prefix}critic", ac.critic
+    slow = ac.slow if ac.config.slow_target else ac.critic
+    yield f"{prefix}target_critic", slow
+
+
+def _check(
+    known: Mapping[str, Tensor], needed: list[str], params: Mapping[str, np.ndarray]
+) -> None:
+    """Raises UsageError unless names and shapes agree."""
+    shapes = {name: tuple(to_layout(param).shape) for name, param in known.items()}
+    problems = {
+        "missing": [name for name in needed if name not in params],
+        "extra": [name for name in params if name not in known],
+        "misshapen": [
+            f"{name} {np.shape(params[name])} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in params and np.shape(params[name]) != shape
+        ],
+    }
+    found = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise UsageError(
+            f"These parameters do not fit the agent ({'; '.join(found)}): build the "
+            "agent with the config that they were trained with."
+        )

@@ -1,0 +1,64 @@
+"""Resizing images so that each new pixel is the mean over the area it covers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class AreaResize:
+    """Resizes uint8 images, (H, W) or (H, W, C), from one size to another.
+
+    Each new pixel is the mean of the old ones under it, those at its rim by the part
+    that it covers, rounded to nearest. The weights are whole numbers and the sums stay
+    below 2^24, so float32 is exact and every machine gives the same pixels.
+
+    With n old pixels, m new ones and g their greatest common divisor, let an old pixel
+    be m/g units long; then a new one is n/g units long, and the weight of an old pixel
+    is the number of units that it shares with the new one.
+    """
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int]):
+        rows = _weights(int(old[0]), int(new[0]))
+        columns = _weights(int(old[1]), int(new[1]))
+        self._rows, self._columns = _taps(rows), _taps(columns)
+        self._total = np.float32(rows[0].sum() * columns[0].sum())
+        if 255 * float(self._total) >= 2**24:
+            raise ValueError(f"Cannot resize {tuple(old)} to {tuple(new)} exactly.")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The resized image, uint8."""
+        sums = _gather(image.astype(np.float32), self._rows)
+        sums = _gather(sums.swapaxes(0, 1), self._columns).swapaxes(0, 1)
+        return np.rint(sums / self._total).astype(np.uint8)
+
+
+def _weights(old: int, new: int) -> np.ndarray:
+    """The (new, old) matrix of shared units."""
+    divisor = np.gcd(old, new)
+    units_new, units_old = old // divisor, new // divisor
+    i, j = np.arange(new)[:, None], np.arange(old)[None, :]
+    ends = np.minimum((i + 1) * units_new, (j + 1) * units_old)
+    starts = np.maximum(i * units_new, j * units_old)
+    return np.maximum(ends - starts, 0)
+
+
+def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The non-zero weights as a few (index, weight) arrays over the new pixels.
+
+    Four or five gathers are as fast as a matrix product, and need no threads of a
+    linear algebra library beside those of the training.
+    """
+    count = int((weights > 0).sum(1).max())
+    index = np.argsort(weights == 0, axis=1, kind="stable")[:, :count]
+    values = np.take_along_axis(weights, index, 1).astype(np.float32)
+    return [(index[:, k], values[:, k]) for k in range(count)]
+
+
+def _gather(x: np.ndarray, taps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Weighted sums over the first axis."""
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    (index, weight), *rest = taps
+    sums = x[index] * weight.reshape(shape)
+    for index, weight in rest:
+        sums += x[index] * weight.reshape(shape)
+    return sums

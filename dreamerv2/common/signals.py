@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM as something that a loop looks at, at a moment of its choice."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class Stopped(Exception):
+    """The run was asked to stop. ``code`` is the exit code: 128 plus the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(f"Stopped by {signal.Signals(number).name}.")
+        self.code = 128 + number
+
+
+class StopSignals:
+    """Within it, SIGINT and SIGTERM only take effect at the next check().
+
+    So the loop can finish its step and save. A second SIGINT interrupts at once.
+    Must be entered in the main thread.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in self.SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self, *args: object, **kwargs: object) -> None:
+        """Raises Stopped if a signal came. Takes and ignores what a callback gets."""
+        if self._received is not None:
+            raise Stopped(self._received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+        print(
+            f"\n{signal.Signals(number).name}: saving after this step."
+            " Press Ctrl-C again to stop at once.",
+            flush=True,
+        )

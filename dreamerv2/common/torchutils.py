@@ -1,0 +1,357 @@
+"""Device, precision, saved state and the optimizer (the reference's tfutils)."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from dreamerv2.common.checkpoint import match_state
+from dreamerv2.common.errors import UsageError
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device for a config's ``device``: auto, cpu, cuda or cuda:N.
+
+    Raises UsageError for one that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(
+            f"Unknown device '{name}': expected auto, cpu, cuda or cuda:N."
+        ) from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UsageError(
+                f"Device '{name}' was asked for, but PyTorch sees {count} CUDA GPUs: "
+                "pass --device cpu, or install a CUDA build of PyTorch and its driver."
+            )
+    elif device.type != "cpu":
+        raise UsageError(f"Device '{name}' is not supported: use cpu or cuda.")
+    return device
+
+
+class Precision:
+    """What the networks compute in. Parameters, losses and distributions stay float32.
+
+    ``16`` means bfloat16 where the hardware computes in it, else float16 with loss
+    scaling. A CPU computes in float32 unless a 16-bit type is asked for by name.
+    ``float64`` puts everything into float64, for comparing numbers.
+    """
+
+    NAMES = {
+        "32": torch.float32,
+        "float32": torch.float32,
+        "64": torch.float64,
+        "float64": torch.float64,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
+
+    def __init__(self, name: str, device: torch.device):
+        self._device = device
+        if name == "16":
+            name = self._best_16_bit(device)
+        if name not in self.NAMES:
+            raise UsageError(
+                f"Unknown precision '{name}': expected 16, 32, bfloat16, float16, "
+                "float32 or float64."
+            )
+        self.compute = self.NAMES[name]
+        self.param = torch.float64 if name.endswith("64") else torch.float32
+
+    @staticmethod
+    def _best_16_bit(device: torch.device) -> str:
+        if device.type == "cpu":
+            return "float32"
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if bf16 else "float16"
+
+    @property
+    def loss_scaling(self) -> bool:
+        """Whether gradients can underflow, so that losses are scaled up."""
+        return self.compute == torch.float16
+
+    def context(self) -> AbstractContextManager:
+        """Within it, matrix products and convolutions compute in 16 bits."""
+        if self.compute not in LOW_PRECISION:
+            return nullcontext()
+        return torch.autocast(self._device.type, self.compute)
+
+
+def full(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it was: what losses are computed in."""
+    return x.float() if x.dtype in LOW_PRECISION else x
+
+
+def compiled(fn: Callable) -> Callable:
+    """fn through torch.compile, with static shapes."""
+    return torch.compile(fn, dynamic=False)
+
+
+def can_compile() -> bool:
+    """Whether the compiler that torch.compile needs at run time is installed."""
+    chosen = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    return any(shutil.which(name) for name in chosen)
+
+
+def init_weights(module: nn.Module, generator: torch.Generator) -> None:
+    """Glorot-uniform kernels and zero biases, from a seeded generator.
+
+    The fans are those of Keras: kernel area times the channels of either side.
+    Norms start at scale 1, offset 0, as they are made.
+    """
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    for part in module.modules():
+        if isinstance(part, kinds):
+            nn.init.xavier_uniform_(part.weight, generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+class Module:
+    """A plain class that owns networks, optimizers and counters.
+
+    A subclass names in ``parts`` the attributes that make up its saved state, each
+    a tensor or something with state_dict and load_state_dict. It is no nn.Module,
+    so that the agents' ``train`` hides nothing.
+    """
+
+    parts: tuple[str, ...] = ()
+
+    def state_dict(self) -> dict:
+        """Nested dict: part -> its state. Tensors are the live ones, not copies."""
+        state = {}
+        for name in self.parts:
+            part = getattr(self, name)
+            state[name] = part if isinstance(part, Tensor) else dict(part.state_dict())
+        return state
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Copies a state into the parts.
+
+        Raises UsageError that lists what is missing, extra or misshapen; then
+        nothing has been changed.
+        """
+        match_state(flatten(self.state_dict()), flatten(state), type(self).__name__)
+        for name in self.parts:
+            part = getattr(self, name)
+            if isinstance(part, Tensor):
+                part.copy_(state[name])
+            else:
+                part.load_state_dict(state[name])
+
+
+def flatten(state: Mapping, prefix: str = "") -> dict:
+    """Nested dicts to one dict with dotted names, tensors only."""
+    flat = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        elif isinstance(value, Tensor):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+class Optimizer:
+    """Clips, decays and steps the parameters of one loss (design: optimizers).
+
+    In this order: global norm of the gradients; clip by it; weight decay as
+    parameter *= 1 - wd on every parameter whose name matches wd_pattern (not times
+    lr); the step. Everything stays on the device: no step waits for it.
+
+    Adam is TensorFlow's, whose eps is not bias-corrected: with step size
+    lr * sqrt(1 - b2^t) / (1 - b1^t), the update is m / (sqrt(v) + eps). The others
+    follow torch.optim: nadam (momentum_decay 4e-3), adamax, sgd, momentum (0.9).
+
+    With loss_scaling (float16), the loss is multiplied by a scale that halves after
+    a step with non-finite gradients, which is skipped, decay included, and doubles
+    after 2000 finite ones.
+    """
+
+    BETAS = (0.9, 0.999)
+    GROWTH_INTERVAL = 2000
+    SLOTS = {
+        "adam": ("m", "v"),
+        "nadam": ("m", "v"),
+        "adamax": ("m", "v"),
+        "sgd": (),
+        "momentum": ("m",),
+    }
+
+    def __init__(
+        self,
+        name: str,
+        params: Mapping[str, nn.Parameter],
+        lr: float,
+        eps: float = 1e-4,
+        clip: float | None = None,
+        wd: float | None = None,
+        opt: str = "adam",
+        wd_pattern: str = ".*",
+        loss_scaling: bool = False,
+    ):
+        if opt not in self.SLOTS:
+            raise UsageError(
+                f"Unknown optimizer '{opt}': expected one of {', '.join(self.SLOTS)}."
+            )
+        self._name = name
+        self._names = list(params)
+        self._params = list(params.values())
+        self._lr, self._eps, self._clip, self._wd, self._opt = lr, eps, clip, wd, opt
+        matches = [bool(re.match(wd_pattern, key)) for key in self._names]
+        self._decayed = [p for p, m in zip(self._params, matches, strict=True) if m]
+        first = self._params[0]
+        self._slots = {
+            slot: [torch.zeros_like(p) for p in self._params]
+            for slot in self.SLOTS[opt]
+        }
+        # Counters are tensors, so that a captured step can advance them. float64:
+        # b2^t is wanted to float32's precision.
+        one = torch.ones((), dtype=torch.float64, device=first.device)
+        self._step = 0 * one
+        self._mu_product = one.clone()
+        self._scale = 2.0**15 * one if loss_scaling else None
+        self._good_steps = 0 * one
+
+    @property
+    def params(self) -> list[nn.Parameter]:
+        """What it steps, in the order of its gradients."""
+        return list(self._params)
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """Gradients of the loss in this optimizer's parameters, loss scale undone."""
+        if self._scale is not None:
+            loss = loss * self._scale.to(loss.dtype)
+        grads = torch.autograd.grad(loss, self._params, materialize_grads=True)
+        if self._scale is not None:
+            grads = torch._foreach_mul(grads, (1.0 / self._scale).to(loss.dtype))
+        return list(grads)
+
+    def __call__(self, loss: Tensor) -> dict[str, Tensor]:
+        """Minimizes a 0-d loss by one step. Returns the metrics, on the device."""
+        metrics = {f"{self._name}_loss": loss.detach()}
+        metrics[f"{self._name}_grad_norm"] = self.apply(self.gradients(loss))
+        if self._scale is not None:
+            metrics[f"{self._name}_loss_scale"] = self._scale.clone()
+        return metrics
+
+    @torch.no_grad()
+    def apply(self, grads: Sequence[Tensor]) -> Tensor:
+        """Steps with the given gradients. Returns their global norm, unclipped."""
+        norms = torch.stack(torch._foreach_norm(grads))
+        norm = torch.linalg.vector_norm(norms)
+        if self._clip:
+            factor = self._clip / torch.clamp(norm, min=self._clip)
+            grads = torch._foreach_mul(grads, factor)
+        if self._scale is None:
+            self._decay_and_step(grads)
+        else:
+            self._step_if_finite(grads, torch.isfinite(norm))
+        return norm
+
+    def _decay_and_step(self, grads: Sequence[Tensor]) -> None:
+        if self._wd and self._decayed:
+            torch._foreach_mul_(self._decayed, 1 - self._wd)
+        self._step += 1
+        getattr(self, f"_{self._opt}")(grads)
+
+    def _step_if_finite(self, grads: Sequence[Tensor], finite: Tensor) -> None:
+        """Steps, then takes it back where the gradients were not finite.
+
+        Selecting on the device, instead of asking, keeps the host from waiting.
+        """
+        state = [*self._params, *sum(self._slots.values(), [])]
+        state += [self._step, self._mu_product]
+        before = [x.clone() for x in state]
+        self._decay_and_step(grads)
+        for x, old in zip(state, before, strict=True):
+            x.copy_(torch.where(finite, x, old))
+        self._good_steps.copy_(torch.where(finite, self._good_steps + 1, 0))
+        grow = self._good_steps >= self.GROWTH_INTERVAL
+        factor = torch.where(grow, 2.0, torch.where(finite, 1.0, 0.5))
+        self._scale.copy_((self._scale * factor).clamp(min=1.0))
+        self._good_steps.copy_(torch.where(grow, 0, self._good_steps))
+
+    def _moments(self, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Exponential averages of the gradients and of their squares."""
+        b1, b2 = self.BETAS
+        m, v = self._slots["m"], self._slots["v"]
+        torch._foreach_lerp_(m, grads, 1 - b1)
+        torch._foreach_mul_(v, b2)
+        torch._foreach_addcmul_(v, grads, grads, 1 - b2)
+        return m, v
+
+    def _descend(self, updates: list[Tensor], size: Tensor | float) -> None:
+        """parameter -= size * update; size may be a tensor on the device."""
+        if isinstance(size, Tensor):
+            size = size.to(self._params[0].dtype)
+        torch._foreach_sub_(self._params, torch._foreach_mul(updates, size))
+
+    def _adam(self, grads: Sequence[Tensor]) -> None:
+        b1, b2 = self.BETAS
+        m, v = self._moments(grads)
+        root = torch._foreach_sqrt(v)
+        torch._foreach_add_(root, self._eps)
+        size = self._lr * (1 - b2**self._step).sqrt() / (1 - b1**self._step)
+        self._descend(torch._foreach_div(m, root), size)
+
+    def _nadam(self, grads: Sequence[Tensor]) -> None:
+        b1, b2 = self.BETAS
+        mu = b1 * (1 - 0.5 * 0.96 ** (self._step * 4e-3))
+        mu_next = b1 * (1 - 0.5 * 0.96 ** ((self._step + 1) * 4e-3))
+        self._mu_product *= mu
+        m, v = self._moments(grads)
+        correction = (1 - b2**self._step).sqrt().to(self._params[0].dtype)
+        root = torch._foreach_div(torch._foreach_sqrt(v), correction)
+        torch._foreach_add_(root, self._eps)
+        size = self._lr * (1 - mu) / (1 - self._mu_product)
+        self._descend(torch._foreach_div(grads, root), size)
+        size = self._lr * mu_next / (1 - self._mu_product * mu_next)
+        self._descend(torch._foreach_div(m, root), size)
+
+    def _adamax(self, grads: Sequence[Tensor]) -> None:
+        b1, b2 = self.BETAS
+        m, v = self._slots["m"], self._slots["v"]
+        torch._foreach_lerp_(m, grads, 1 - b1)
+        torch._foreach_mul_(v, b2)
+        size = torch._foreach_add(torch._foreach_abs(grads), self._eps)
+        torch._foreach_maximum_(v, size)
+        self._descend(torch._foreach_div(m, v), self._lr / (1 - b1**self._step))
+
+    def _sgd(self, grads: Sequence[Tensor]) -> None:
+        self._descend(list(grads), self._lr)
+
+    def _momentum(self, grads: Sequence[Tensor]) -> None:
+        m = self._slots["m"]
+        torch._foreach_mul_(m, 0.9)
+        torch._foreach_add_(m, list(grads))
+        self._descend(m, self._lr)
+
+    def state_dict(self) -> dict:
+        state = {
+            f"{slot}.{name}": x
+            for slot, tensors in self._slots.items()
+            for name, x in zip(self._names, tensors, strict=True)
+        }
+        state["step"], state["mu_product"] = self._step, self._mu_product
+        state["good_steps"] = self._good_steps
+        if self._scale is not None:
+            state["scale"] = self._scale
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping) -> None:
+        own = self.state_dict()
+        match_state(own, state, f"The {self._name} optimizer")
+        for name, x in own.items():
+            x.copy_(state[name])

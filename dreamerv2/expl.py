@@ -1,0 +1,288 @@
+"""Exploration: random actions, Plan2Explore, and dreams of a hard-to-model world.
+
+Each behaviour has ``act(feat, noise)``, the action in features (N, F), and
+``train(start, outs, data, noise, step)``, which returns metrics.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamerv2.common import nets, torchutils
+from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.noise import NoiseFn, scoped
+
+if TYPE_CHECKING:
+    from dreamerv2.agent import ActorCritic, Builder, WorldModel
+
+Metrics = dict[str, Tensor]
+
+
+def make(
+    config: Config,
+    wm: "WorldModel",
+    space: Any,
+    build: "Builder",
+    task_behavior: "ActorCritic",
+    new_actor_critic: Callable[[], "ActorCritic"],
+) -> "Greedy | Random | Plan2Explore | ModelLoss":
+    """The behaviour that config.expl_behavior names.
+
+    new_actor_critic makes the one that a behaviour of its own trains.
+    """
+    name = config.expl_behavior
+    if name == "greedy":
+        return Greedy(task_behavior)
+    if name == "Random":
+        return Random(space)
+    if name in ("Plan2Explore", "ModelLoss"):
+        kind = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}[name]
+        return kind(config, wm, build, new_actor_critic)
+    raise UsageError(
+        f"Unknown expl_behavior '{name}': expected greedy, Random, Plan2Explore or "
+        "ModelLoss."
+    )
+
+
+def sample_actor(actor: nn.Module, feat: Tensor, noise: NoiseFn) -> Tensor:
+    """An action (N, A) of the actor in features (N, F)."""
+    dist = actor(feat)
+    return dist.sample(noise("action", dist.noise_kind, dist.noise_shape))
+
+
+class Greedy(torchutils.Module):
+    """No exploration of its own: the task's actor, sampled."""
+
+    def __init__(self, task_behavior: "ActorCritic"):
+        self._task_behavior = task_behavior
+
+    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
+        return sample_actor(self._task_behavior.actor, feat, noise)
+
+    def train(self, *args: Any) -> Metrics:
+        return {}
+
+
+class Random(torchutils.Module):
+    """Uniformly random actions: one-hot, or within finite bounds of the space."""
+
+    def __init__(self, space: Any):
+        self._space = space
+
+    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
+        shape = (len(feat), self._space.shape[0])
+        if getattr(self._space, "discrete", False):
+            best = noise("action", "uniform", shape).argmax(-1, keepdim=True)
+            return feat.new_zeros(shape).scatter_(-1, best, 1.0)
+        low = torch.as_tensor(self._space.low).to(feat).clamp(min=-1e3)
+        high = torch.as_tensor(self._space.high).to(feat).clamp(max=1e3)
+        return low + (high - low) * noise("action", "uniform", shape).to(feat)
+
+    def train(self, *args: Any) -> Metrics:
+        return {}
+
+
+class Plan2Explore(torchutils.Module):
+    """Seeks what an ensemble of one-step predictors disagrees on (Sekar et al. 2020).
+
+    disag_models heads predict disag_target, disag_offset steps ahead, from the
+    features (and, with disag_action_cond, the action that led to them, as in the
+    reference). The reward is the standard deviation over the heads, meaned over
+    dimensions, normed and scaled by expl_intr_scale; plus, with expl_extr_scale,
+    the normed reward of the task.
+
+    With disag_mask_seams, pairs whose target lies in another episode than their
+    input are left out of the loss; the reference keeps them.
+    """
+
+    parts = ("heads", "opt", "ac", "intr_rewnorm", "extr_rewnorm")
+
+    def __init__(
+        self,
+        config: Config,
+        wm: "WorldModel",
+        build: "Builder",
+        new_actor_critic: Callable[[], "ActorCritic"],
+    ):
+        self.config = config
+        self._wm = wm
+        self._precision = build.precision
+        rssm = wm.rssm
+        sizes = {
+            "embed": wm.encoder.out_size,
+            "stoch": rssm.stoch_size,
+            "deter": rssm.feat_size - rssm.stoch_size,
+            "feat": rssm.feat_size,
+        }
+        if config.disag_target not in sizes:
+            raise UsageError(
+                f"Unknown disag_target '{config.disag_target}': expected one of "
+                f"{', '.join(sizes)}."
+            )
+        if not config.disag_offset < config.dataset.length:
+            raise UsageError(
+                f"disag_offset {config.disag_offset} must be less than dataset.length "
+                f"{config.dataset.length}: there would be no pairs to learn from."
+            )
+        inputs = wm.feat_size + (wm.action_size if config.disag_action_cond else 0)
+        size = sizes[config.disag_target]
+        heads = [
+            nets.MLP(inputs, size, **config.expl_head)
+            for _ in range(config.disag_models)
+        ]
+        self.heads = build(nn.ModuleList(heads))
+        self.opt = build.optimizer("expl", {"heads": self.heads}, config.expl_opt)
+        self.ac = new_actor_critic()
+        self.intr_rewnorm = build.stream_norm(config.expl_reward_norm)
+        self.extr_rewnorm = build.stream_norm(config.expl_reward_norm)
+
+    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
+        return sample_actor(self.ac.actor, feat, noise)
+
+    def train(
+        self,
+        start: Mapping[str, Tensor],
+        outs: Mapping[str, Any],
+        data: Mapping[str, Tensor],
+        noise: NoiseFn,
+        step: Tensor,
+    ) -> Metrics:
+        """One step of the ensemble, then one of the actor-critic on its reward."""
+        with self._precision.context():
+            loss = self.ensemble_loss(start, outs, data)
+        metrics = self.opt(loss)
+        metrics.update(
+            self.ac.train(
+                self._wm,
+                start,
+                data["is_terminal"],
+                self.reward,
+                scoped(noise, "expl"),
+                step,
+            )
+        )
+        return metrics
+
+    def ensemble_loss(
+        self,
+        start: Mapping[str, Tensor],
+        outs: Mapping[str, Any],
+        data: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Sum over heads of the mean negative log-likelihood of their targets."""
+        stoch = start["stoch"]
+        target = {
+            "embed": outs["embed"],
+            "stoch": stoch.reshape(*stoch.shape[:2], -1),
+            "deter": start["deter"],
+            "feat": outs["feat"],
+        }[self.config.disag_target].detach()
+        inputs = outs["feat"].detach()
+        if self.config.disag_action_cond:
+            inputs = torch.cat([inputs, data["action"].to(inputs.dtype)], -1)
+        offset = self.config.disag_offset
+        mask = torch.ones_like(inputs[..., 0])
+        if offset:
+            if self.config.disag_mask_seams:
+                mask = self._same_episode(data["is_first"], offset).to(inputs.dtype)
+            else:
+                mask = mask[:, offset:]
+            target, inputs = target[:, offset:], inputs[:, :-offset]
+        total = mask.sum().clamp(min=1)
+        return -sum(
+            (head(inputs).log_prob(target) * mask).sum() / total for head in self.heads
+        )
+
+    @staticmethod
+    def _same_episode(is_first: Tensor, offset: int) -> Tensor:
+        """(B, T) -> (B, T - offset): no episode begins in (t, t + offset]."""
+        begun = is_first.long().cumsum(1)
+        return begun[:, offset:] == begun[:, :-offset]
+
+    def reward(self, seq: Mapping[str, Tensor]) -> Tensor:
+        """The intrinsic reward of an imagined sequence, (H+1, N)."""
+        inputs = seq["feat"]
+        if self.config.disag_action_cond:
+            inputs = torch.cat([inputs, seq["action"].to(inputs.dtype)], -1)
+        preds = torch.stack([head(inputs).mode() for head in self.heads])
+        disag = preds.std(0, correction=0).mean(-1)
+        if self.config.disag_log:
+            disag = torch.log(disag + 1e-8)  # Heads may agree to the last bit.
+        reward = self.config.expl_intr_scale * self.intr_rewnorm(disag)[0]
+        if self.config.expl_extr_scale:
+            extr = self.extr_rewnorm(self._wm.predict_reward(seq))[0]
+            reward = reward + self.config.expl_extr_scale * extr
+        return reward
+
+
+class ModelLoss(torchutils.Module):
+    """Seeks states in which the world model's loss is predicted to be high.
+
+    One head predicts expl_model_loss per state: ``kl``, or the negative
+    log-likelihood of a head such as ``reward`` or ``image``.
+    """
+
+    parts = ("head", "opt", "ac", "rewnorm")
+
+    def __init__(
+        self,
+        config: Config,
+        wm: "WorldModel",
+        build: "Builder",
+        new_actor_critic: Callable[[], "ActorCritic"],
+    ):
+        self.config = config
+        self._wm = wm
+        self._precision = build.precision
+        self.head = build(nets.MLP(wm.feat_size, (), **config.expl_head))
+        self.opt = build.optimizer("expl", {"head": self.head}, config.expl_opt)
+        self.ac = new_actor_critic()
+        self.rewnorm = build.stream_norm(config.expl_reward_norm)
+
+    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
+        return sample_actor(self.ac.actor, feat, noise)
+
+    def train(
+        self,
+        start: Mapping[str, Tensor],
+        outs: Mapping[str, Any],
+        data: Mapping[str, Tensor],
+        noise: NoiseFn,
+        step: Tensor,
+    ) -> Metrics:
+        """One step of the head, then one of the actor-critic on its reward."""
+        target = self._target(outs)
+        with self._precision.context():
+            loss = -self.head(outs["feat"].detach()).log_prob(target).mean()
+        metrics = self.opt(loss)
+        metrics.update(
+            self.ac.train(
+                self._wm,
+                start,
+                data["is_terminal"],
+                self.reward,
+                scoped(noise, "expl"),
+                step,
+            )
+        )
+        return metrics
+
+    def _target(self, outs: Mapping[str, Any]) -> Tensor:
+        """The chosen loss of every state of the batch, (B, T)."""
+        losses = {"kl": outs["kl"]}
+        losses.update({key: -value for key, value in outs["log_prob"].items()})
+        name = self.config.expl_model_loss
+        if name not in losses:
+            raise UsageError(
+                f"Unknown expl_model_loss '{name}': this world model has "
+                f"{', '.join(losses)}."
+            )
+        return losses[name].detach()
+
+    def reward(self, seq: Mapping[str, Tensor]) -> Tensor:
+        """The predicted loss of an imagined sequence, (H+1, N)."""
+        reward = self.head(seq["feat"]).mode()
+        return self.config.expl_intr_scale * self.rewnorm(reward)[0]
