@@ -5,20 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import ale_py
 import gymnasium
 import numpy as np
-from ale_py import roms
 from gymnasium.spaces import Box, Discrete
 
+from dreamerv2.common.atari import Atari
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.parallel import Async
-from dreamerv2.common.resize import AreaResize
-from dreamerv2.common.suites import Crafter
+from dreamerv2.common.suites import DMC, Crafter
 from dreamerv2.common.toys import ToyCatch, ToyReach
 from dreamerv2.common.wrappers import (
     ActionRepeat,
@@ -34,6 +31,7 @@ from dreamerv2.common.wrappers import (
 )
 
 __all__ = [
+    "DMC",
     "ActionRepeat",
     "Async",
     "Atari",
@@ -91,20 +89,31 @@ def _make_toy(name: str, config: Any, seed: int, train: bool) -> Any:
     if name == "catch":
         env = ToyCatch(seed, size=config.render_size)
     elif name == "reach":
-        image = bool(re.match(config.encoder.cnn_keys, "image"))
-        env = ToyReach(seed, image, config.render_size)
+        env = ToyReach(seed, _sees_image(config), config.render_size)
     else:
         near = _nearest(name, ["catch", "reach"], 1)
         raise UsageError(f"Unknown toy {name!r}: did you mean toy_{near}?")
     return ActionRepeat(env, config.action_repeat)
 
 
+def _make_dmc(name: str, config: Any, seed: int, train: bool) -> Any:
+    return DMC(
+        name,
+        config.action_repeat,
+        config.render_size,
+        config.dmc_camera,
+        _sees_image(config),
+        seed,
+    )
+
+
 def _make_crafter(name: str, config: Any, seed: int, train: bool) -> Any:
     if name not in ("reward", "noreward"):
         near = _nearest(name, ["reward", "noreward"], 1)
         raise UsageError(f"Unknown task crafter_{name}: did you mean crafter_{near}?")
-    env = Crafter(name == "reward", config.render_size, seed)
-    return ActionRepeat(env, config.action_repeat)
+    if config.action_repeat != 1:
+        raise UsageError("Crafter holds no action: use --action_repeat 1.")
+    return Crafter(name == "reward", config.render_size, seed)
 
 
 def _make_gym(name: str, config: Any, seed: int, train: bool) -> Any:
@@ -125,139 +134,20 @@ def _make_gym(name: str, config: Any, seed: int, train: bool) -> Any:
 # are normalized and its time is limited.
 SUITES: dict[str, Callable[[str, Any, int, bool], Any]] = {
     "atari": _make_atari,
+    "dmc": _make_dmc,
     "toy": _make_toy,
     "gym": _make_gym,
     "crafter": _make_crafter,
 }
 
 
+def _sees_image(config: Any) -> bool:
+    """Whether the encoder uses an image: rendering it is slow, so only then."""
+    return bool(re.match(config.encoder.cnn_keys, "image"))
+
+
 def _nearest(name: str, names: Iterable[str], count: int) -> str:
     return ", ".join(difflib.get_close_matches(name, list(names), count, cutoff=0.0))
-
-
-class Atari:
-    """An Atari game with the protocol of Machado et al. (2018).
-
-    Each action is held for `action_repeat` frames, whose rewards are summed; at each
-    frame the emulator ignores it with probability 0.25 and repeats the one before
-    (`sticky`). A reset plays 1 to `noops` frames of doing nothing. The picture is the
-    maximum over the last two frames, since games draw some sprites in every other one,
-    then each pixel of `size` (height, width) is the mean over the area it covers. The
-    loss of a life ends nothing. There is no time limit: see TimeLimit.
-
-    Actions are indexes into the actions that the game uses, or into all 18 with
-    `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
-
-    Args:
-      name: of the game, as in "space_invaders"; only letters and digits matter.
-    """
-
-    # The emulator's settings and its lists of games are shared by all threads.
-    LOCK = threading.Lock()
-
-    def __init__(
-        self,
-        name: str,
-        action_repeat: int = 4,
-        size: tuple[int, int] = (64, 64),
-        grayscale: bool = True,
-        noops: int = 30,
-        sticky: bool = True,
-        all_actions: bool = False,
-        seed: int | None = None,
-    ):
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
-        self._repeat = action_repeat
-        self._noops = noops
-        self._random = np.random.default_rng(seed)
-        with self.LOCK:
-            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-            self._ale = ale_py.ALEInterface()
-            self._ale.setInt("random_seed", int(self._random.integers(2**31)))
-            self._ale.setFloat("repeat_action_probability", 0.25 if sticky else 0.0)
-            self._ale.loadROM(_find_rom(name))
-        if all_actions:
-            self._actions = self._ale.getLegalActionSet()
-        else:
-            self._actions = self._ale.getMinimalActionSet()
-        channels = () if grayscale else (3,)
-        screen = (*self._ale.getScreenDims(), *channels)
-        self._grab = (
-            self._ale.getScreenGrayscale if grayscale else self._ale.getScreenRGB
-        )
-        self._frames = np.zeros((2, *screen), np.uint8)
-        self._resize = AreaResize(screen[:2], size)
-        self._shape = (*(int(n) for n in size), 1 if grayscale else 3)
-        self._over = True
-        self.obs_space = {
-            "image": Box(0, 255, self._shape, np.uint8),
-            "ram": Box(0, 255, (128,), np.uint8),
-            **signal_spaces(),
-        }
-        self.act_space = {"action": Discrete(len(self._actions))}
-
-    def reset(self) -> dict[str, Any]:
-        """A new game, after its no-ops."""
-        self._ale.reset_game()
-        # A game that ends while nothing is done starts again.
-        for _ in range(self._random.integers(1, self._noops + 1) if self._noops else 0):
-            self._ale.act(0)
-            if self._ale.game_over(with_truncation=False):
-                self._ale.reset_game()
-        self._over = False
-        self._grab(self._frames[0])
-        self._frames[1] = self._frames[0]
-        return with_signals(self._obs(), is_first=True)
-
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        """Hold `action["action"]`, an index, for action_repeat frames."""
-        if self._over:
-            raise RuntimeError("The episode has ended or never began: call reset().")
-        chosen = self._actions[int(action["action"])]
-        reward, last = 0, self._repeat - 1
-        for frame in range(self._repeat):
-            reward += self._ale.act(chosen)
-            self._over = self._ale.game_over(with_truncation=False)
-            # Grabbing a frame costs a quarter of emulating it, so only what is shown.
-            if frame >= last - 1 or self._over:
-                self._grab(self._frames[frame % 2])
-            if self._over:
-                break
-        if self._repeat == 1 or (self._over and frame < last):
-            # There is one frame to show; the other place holds an old one.
-            self._frames[1 - frame % 2] = self._frames[frame % 2]
-        obs = self._obs()
-        return with_signals(obs, reward, is_last=self._over, is_terminal=self._over)
-
-    def render(self) -> np.ndarray:
-        """The screen in full size and colour, (210, 160, 3) uint8 for most games."""
-        return self._ale.getScreenRGB()
-
-    def close(self) -> None:
-        """Nothing to free: the emulator goes with this object."""
-
-    def _obs(self) -> dict[str, np.ndarray]:
-        image = self._resize(self._frames.max(0)).reshape(self._shape)
-        return {"image": image, "ram": self._ale.getRAM()}
-
-
-def _find_rom(name: str) -> Any:
-    """The path of a game's ROM; raises UsageError for games that cannot be played."""
-    games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
-    key = re.sub("[^a-z0-9]", "", name.lower())
-    if key not in games:
-        near = [games[k] for k in difflib.get_close_matches(key, games, 3, cutoff=0.0)]
-        raise UsageError(
-            f"Unknown Atari game {name!r}: the nearest are {', '.join(near)}."
-        )
-    path = roms.get_rom_path(games[key])
-    if key in ("combat", "joust", "mazecraze", "warlords"):
-        # The emulator would end the whole program.
-        raise UsageError(
-            f"The Atari game {games[key]!r} is for two players only: choose another."
-        )
-    return path
 
 
 class GymWrapper:

@@ -238,7 +238,7 @@ class Decoder(_DenseStack):
         x = from_1x1(self.conv0, self.convin(features))
         for i in range(self._cnn_layers):
             if i > 0:
-                x = getattr(self, f"conv{i}")(x)
+                x = upsample(getattr(self, f"conv{i}"), x)
             if i < self._cnn_layers - 1:
                 x = getattr(self, f"convnorm{i}")(to_nhwc(x))
                 x = to_nchw(self._act(x))
@@ -288,6 +288,31 @@ def from_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     matrix = weight.permute(2, 3, 1, 0).reshape(height * width * outputs, inputs)
     bias = layer.bias.repeat(height * width)
     return to_nchw(F.linear(x, matrix, bias).reshape(-1, height, width, outputs))
+
+
+def upsample(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """A transposed convolution of stride 2, (N, C, H, W) -> (N, C', 2H+k-2, 2W+k-2).
+
+    For few output channels, as in an image, CPUs are twice as fast at the equivalent
+    convolution that makes the 2x2 outputs of each place as 4 C' channels:
+
+        out[2i + a] = sum over j of x[i - j] * weight[2j + a],  a in {0, 1}
+    """
+    if x.device.type != "cpu" or layer.out_channels > 4:
+        return layer(x)
+    weight, kernel = layer.weight, layer.weight.shape[-1]  # (inputs, outputs, k, k)
+    inputs, outputs = weight.shape[:2]
+    weight = F.pad(weight, (0, kernel % 2, 0, kernel % 2))
+    half = (kernel + 1) // 2
+    weight = weight.reshape(inputs, outputs, half, 2, half, 2).flip(2, 4)
+    weight = weight.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, half, half)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    y = to_nhwc(F.conv2d(x, weight, padding=half - 1))
+    batch, height, width = y.shape[:3]
+    y = y.reshape(batch, height, width, 2, 2, outputs).permute(0, 1, 3, 2, 4, 5)
+    y = y.reshape(batch, 2 * height, 2 * width, outputs) + layer.bias
+    # An odd kernel was padded to an even one: its last row and column are zero.
+    return to_nchw(y[:, : 2 * height - kernel % 2, : 2 * width - kernel % 2])
 
 
 def to_nchw(x: Tensor) -> Tensor:

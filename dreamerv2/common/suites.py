@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,17 @@ from dreamerv2.common.wrappers import signal_spaces, with_signals
 
 def require(module: str, extra: str) -> Any:
     """Import a module of an optional package, or say how to install it."""
+    package = module.partition(".")[0]
     try:
-        return importlib.import_module(module)
+        importlib.import_module(package)
     except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
         if error.name != package:
             raise  # The package is there, and something that it needs is not.
         raise UsageError(
             f"The package {package} is missing: install it with "
             f'pip install "dreamerv2-torch[{extra}]".'
         ) from error
+    return importlib.import_module(module)
 
 
 class Crafter:
@@ -83,3 +87,136 @@ class Crafter:
         logs = {f"log_achievement_{n}": np.int32(done.get(n, 0)) for n in self._names}
         image = np.array(image, np.uint8)
         return {"image": image, "log_reward": np.float32(reward), **logs}
+
+
+class DMC:
+    """A task of the DeepMind Control suite, of its manipulation or rodent tasks.
+
+    `name` is DOMAIN_TASK; `cup` means `ball_in_cup`; `manip_TASK` is a manipulation
+    task, as in manip_reach_site; `locom_TASK` a rodent task, as in
+    locom_rodent_maze_forage. Actions are in the task's own bounds. Each is held for
+    `action_repeat` steps, whose rewards are summed.
+
+    Observations: the task's own, floats as float32, without those of shape (0,); with
+    `image` also `image` (*size, 3) uint8, rendered off screen by `camera` (-1 for the
+    usual one of the task). Rendering needs OpenGL: set MUJOCO_GL to egl, osmesa or glfw
+    to choose; where there is no screen and no choice, egl is taken.
+    """
+
+    CAMERAS = {
+        "quadruped_walk": 2,
+        "quadruped_run": 2,
+        "quadruped_escape": 2,
+        "quadruped_fetch": 2,
+        "locom_rodent_maze_forage": 1,
+        "locom_rodent_two_touch": 1,
+    }
+
+    def __init__(
+        self,
+        name: str,
+        action_repeat: int = 1,
+        size: tuple[int, int] = (64, 64),
+        camera: int = -1,
+        image: bool = True,
+        seed: int | None = None,
+    ):
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
+        screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+        if sys.platform == "linux" and not screen:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        self._env = _load_dmc(name, image, seed)
+        self._repeat = action_repeat
+        self._size = (int(size[0]), int(size[1]))
+        self._camera = self.CAMERAS.get(name, 0) if camera == -1 else camera
+        self._over = True
+        spec = self._env.action_spec()
+        self.act_space = {
+            "action": Box(
+                np.broadcast_to(spec.minimum, spec.shape).astype(np.float32),
+                np.broadcast_to(spec.maximum, spec.shape).astype(np.float32),
+            )
+        }
+        specs = self._env.observation_spec().items()
+        self._spaces = {k: _dmc_space(v) for k, v in specs if v.shape != (0,)}
+        self.obs_space = {**self._spaces, **signal_spaces()}
+        self._with_image = image
+        if image:
+            self.obs_space["image"] = Box(0, 255, (*self._size, 3), np.uint8)
+
+    def reset(self) -> dict[str, Any]:
+        """A new episode."""
+        self._over = False
+        return with_signals(self._obs(self._env.reset()), is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Hold an action for action_repeat steps, or until the episode ends."""
+        if self._over:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        if not np.isfinite(action["action"]).all():
+            raise ValueError(f"Expected finite actions, but got {action['action']}.")
+        reward = 0.0
+        for _ in range(self._repeat):
+            now = self._env.step(action["action"])
+            reward += now.reward or 0.0
+            self._over = now.last()
+            if self._over:
+                break
+        terminal = self._over and now.discount == 0
+        return with_signals(self._obs(now), reward, False, self._over, terminal)
+
+    def render(self) -> np.ndarray:
+        """The camera's picture, (*size, 3) uint8."""
+        return self._env.physics.render(*self._size, camera_id=self._camera)
+
+    def close(self) -> None:
+        """Free the simulation and its renderer."""
+        self._env.close()
+
+    def _obs(self, now: Any) -> dict[str, np.ndarray]:
+        obs = {
+            k: np.array(now.observation[k], v.dtype) for k, v in self._spaces.items()
+        }
+        if self._with_image:
+            obs["image"] = self.render()
+        return obs
+
+
+def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
+    """The dm_control environment; raises UsageError for a name that there is not."""
+    suite = require("dm_control.suite", "dmc")
+    domain, _, task = name.partition("_")
+    if domain == "manip":
+        module = require("dm_control.manipulation", "dmc")
+        # The one with the task's features, without cameras of its own, if no image.
+        kind = "vision" if image else "features"
+        tasks = [t.removesuffix("_" + kind) for t in module.ALL if t.endswith(kind)]
+        _check_name(name, [f"manip_{t}" for t in tasks])
+        return module.load(f"{task}_{kind}", seed=seed)
+    if domain == "locom":
+        module = require("dm_control.locomotion.examples.basic_rodent_2020", "dmc")
+        tasks = [t for t in dir(module) if t.startswith("rodent_")]
+        _check_name(name, [f"locom_{t}" for t in tasks])
+        return getattr(module, task)(random_state=np.random.RandomState(seed))
+    tasks = {f"{d}_{t}": (d, t) for d, t in suite.ALL_TASKS}
+    name = f"ball_in_{name}" if domain == "cup" else name
+    _check_name(name, tasks)
+    return suite.load(*tasks[name], task_kwargs={"random": seed})
+
+
+def _check_name(name: str, names: Any) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, list(names), 3, cutoff=0.0)
+        near = ", ".join(f"dmc_{n}" for n in near)
+        raise UsageError(f"Unknown task 'dmc_{name}': the nearest are {near}.")
+
+
+def _dmc_space(spec: Any) -> Box:
+    if np.issubdtype(spec.dtype, np.floating):
+        return Box(-np.inf, np.inf, spec.shape, np.float32)
+    if spec.dtype == np.uint8:
+        return Box(0, 255, spec.shape, np.uint8)
+    if spec.dtype == bool:
+        return Box(0, 1, spec.shape, bool)
+    return Box(-(2**31), 2**31 - 1, spec.shape, np.int32)

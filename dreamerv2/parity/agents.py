@@ -1,7 +1,7 @@
 """Runs an agent as the reference ran in a recording, and keeps what it computed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium

@@ -1,7 +1,6 @@
 """Relative errors, gathered into one row per quantity."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,18 +40,25 @@ class Rows:
         self._rows: dict[str, Row] = {}
 
     def compare(
-        self, quantity: str, name: str, ours: Any, reference: Any, limit: float
+        self,
+        quantity: str,
+        name: str,
+        ours: Any,
+        reference: Any,
+        limit: float,
+        scale: float = 0.0,
     ) -> None:
         """Compares one array that belongs to a quantity.
 
-        ours: array or tensor, or None where this project has no such number.
+        Args:
+          quantity: the row to count it under.
+          name: of the array.
+          ours: array or tensor, or None where this project has no such number.
+          reference: array or tensor.
+          limit: the error that it may have.
+          scale: see relative_error.
         """
-        error, note = relative_error(ours, reference)
-        self.add(quantity, name, error, limit, note)
-
-    def add(
-        self, quantity: str, name: str, error: float, limit: float, note: str = ""
-    ) -> None:
+        error, note = relative_error(ours, reference, scale)
         old = self._rows.get(quantity)
         count = 1 + (old.count if old else 0)
         # Of several arrays the one that is furthest from its own limit counts.
@@ -63,25 +69,18 @@ class Rows:
                 quantity, old.error, old.limit, old.array, count, old.note
             )
 
-    def compare_all(
-        self,
-        quantity: str,
-        ours: Mapping[str, Any],
-        reference: Mapping[str, Any],
-        limit: float,
-    ) -> None:
-        """Compares every array of the reference with ours of the same name."""
-        for name, value in reference.items():
-            self.compare(quantity, name, ours.get(name), value, limit)
-
     def list(self) -> list[Row]:
         return list(self._rows.values())
 
 
-def relative_error(ours: Any, reference: Any) -> tuple[float, str]:
+def relative_error(
+    ours: Any, reference: Any, scale: float = 0.0
+) -> tuple[float, str]:
     """||a - b|| / ||b|| in float64, or ||a - b|| where b is zero; and a remark.
 
-    Infinite, never NaN, where the two cannot be compared.
+    Infinite, never NaN, where the two cannot be compared. With ``scale`` the error is
+    relative to that where it is more than ||b||: for an average of numbers of both
+    signs, which may nearly cancel, the size of these numbers.
     """
     if ours is None:
         return math.inf, "this project has no such number"
@@ -93,8 +92,11 @@ def relative_error(ours: Any, reference: Any) -> tuple[float, str]:
     difference = a[differ] - b[differ]
     if not np.isfinite(difference).all():
         return math.inf, "not finite"
-    size = np.linalg.norm(b)
-    return float(np.linalg.norm(difference) / (size if size > 0 else 1.0)), ""
+    distance, size = float(np.linalg.norm(difference)), float(np.linalg.norm(b))
+    if scale > size:
+        plain = distance / (size or 1.0)
+        return distance / scale, f"of the rewards' size; {plain:.1e} of their mean"
+    return distance / (size or 1.0), ""
 
 
 def to_numpy(x: Any) -> np.ndarray:
