@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from dreamerv2 import expl
 from dreamerv2.common import nets, torchutils
+from dreamerv2.common.build import Builder
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.noise import Noise, NoiseFn, scoped
-from dreamerv2.common.other import StreamNorm, action_noise, lambda_return, schedule
+from dreamerv2.common.other import action_noise, lambda_return, schedule
 
 Metrics = dict[str, Tensor]
 Data = Mapping[str, Any]
@@ -194,50 +195,6 @@ class Agent(torchutils.Module):
         predicted = ", ".join(decoder.cnn_keys + decoder.mlp_keys)
         lines.append(f"The encoder sees {seen}; the decoder predicts {predicted}.")
         return "\n".join(lines)
-
-
-class Builder:
-    """Makes the agent's networks: seeded weights, dtype, device, compilation."""
-
-    def __init__(
-        self,
-        device: torch.device,
-        precision: torchutils.Precision,
-        generator: torch.Generator,
-        jit: bool,
-    ):
-        self.device = device
-        self.precision = precision
-        self._generator = generator
-        self._jit = jit and torchutils.can_compile()
-        if jit and not self._jit:
-            print("No C++ compiler found: running without torch.compile (jit).")
-
-    def __call__(self, module: nn.Module) -> nn.Module:
-        """Initializes a network and puts it where it computes."""
-        torchutils.init_weights(module, self._generator)
-        module.to(self.device, self.precision.param)
-        module.to(memory_format=torch.channels_last)
-        for part in module.modules() if self._jit else ():
-            if hasattr(part, "compile_parts"):
-                part.compile_parts()
-        return module
-
-    def optimizer(
-        self, name: str, networks: Mapping[str, nn.Module], config: Config
-    ) -> torchutils.Optimizer:
-        """An optimizer of all parameters of the networks, by their dotted names."""
-        params = {
-            f"{key}.{name}": param
-            for key, network in networks.items()
-            for name, param in network.named_parameters()
-        }
-        scaling = self.precision.loss_scaling
-        return torchutils.Optimizer(name, params, **config, loss_scaling=scaling)
-
-    def stream_norm(self, config: Config) -> StreamNorm:
-        dtype = self.precision.param
-        return StreamNorm(**config, device=self.device, dtype=dtype)
 
 
 class WorldModel(torchutils.Module):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dreamerv2.common import nets, torchutils
+from dreamerv2.common.build import Builder
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.noise import NoiseFn, scoped
 
 if TYPE_CHECKING:
-    from dreamerv2.agent import ActorCritic, Builder, WorldModel
+    from dreamerv2.agent import ActorCritic, WorldModel
 
 Metrics = dict[str, Tensor]
 
@@ -25,7 +26,7 @@ def make(
     config: Config,
     wm: "WorldModel",
     space: Any,
-    build: "Builder",
+    build: Builder,
     task_behavior: "ActorCritic",
     new_actor_critic: Callable[[], "ActorCritic"],
 ) -> "Greedy | Random | Plan2Explore | ModelLoss":
@@ -104,7 +105,7 @@ class Plan2Explore(torchutils.Module):
         self,
         config: Config,
         wm: "WorldModel",
-        build: "Builder",
+        build: Builder,
         new_actor_critic: Callable[[], "ActorCritic"],
     ):
         self.config = config
@@ -231,7 +232,7 @@ class ModelLoss(torchutils.Module):
         self,
         config: Config,
         wm: "WorldModel",
-        build: "Builder",
+        build: Builder,
         new_actor_critic: Callable[[], "ActorCritic"],
     ):
         self.config = config

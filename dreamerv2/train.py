@@ -41,11 +41,24 @@ from dreamerv2.common.when import Every, Until
 
 VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
+# The least that a number may be, by the last part of its key.
+AT_LEAST = {
+    **dict.fromkeys("seed train_every log_every eval_every save_every".split(), 0),
+    **dict.fromkeys("steps prefill pretrain time_limit layers".split(), 0),
+    **dict.fromkeys("envs eval_eps action_repeat render_size batch".split(), 1),
+    **dict.fromkeys("ensemble hidden deter stoch units mlp_layers".split(), 1),
+    **dict.fromkeys("cnn_depth cnn_kernels disag_models".split(), 1),
+    "slow_target_update": 1,
+    "length": 2,  # A report shows at least one step of a dream.
+    "imag_horizon": 2,  # The actor learns from all steps of a dream but the last.
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 2 for what the user can mend."""
     try:
         config = parse_config(argv, load_presets())
+        check(config)
         logdir = open_logdir(config)
         with StopSignals() as stop, ExitStack() as stack:
             Run(config, logdir, stop, stack).train()
@@ -83,9 +96,9 @@ class Run:
         self.train_replay, self.eval_replay = make_replays(config, logdir)
         # Until there is a checkpoint, what was earned is the episodes on disk.
         self.step = Counter(self.train_replay.stats["total_steps"])
-        if self.saved:
-            self.step.load_state_dict(self.saved["step"])
-        self.logger = make_logger(config, logdir, self.step, bool(self.saved), stack)
+        if self.saved is not None:
+            self.step.load_state_dict(self.saved_part("step"))
+        self.logger = make_logger(config, logdir, self.step, stack)
         self.when = {
             # Catching up keeps the ratio of updates to steps, whatever the gaps.
             "train": Every(config.train_every, catch_up=True),
@@ -110,7 +123,6 @@ class Run:
         eval_envs = stack.enter_context(make_envs(config, count, train=False))
         self.eval_episodes_per_env = -(-config.eval_eps // count)
         self.eval_driver = Driver(eval_envs)
-        self.eval_driver.on_episode(functools.partial(self.log_episode, mode="eval"))
         self.eval_driver.on_step(self.eval_replay.add_step)
         self.eval_driver.on_reset(self.eval_replay.add_step)
         self.eval_driver.on_step(stop.check)
@@ -118,35 +130,42 @@ class Run:
         self.stack = stack
 
     def train(self) -> None:
-        """The whole run: prefill, agent, then evaluate and train until the end."""
-        if not self.saved:
+        """The whole run: agent, prefill, then evaluate and train until the end."""
+        self.make_agent()  # First, since settings that it refuses need no prefill.
+        if self.saved is None:
             self.prefill()
-        self.make_agent()
-        if self.saved:
+            self.pretrain()
+        else:
             self.restore()
             if self.step >= self.config.steps:
                 print(f"This run has reached its {self.config.steps} steps already.")
                 return
-        else:
-            self.pretrain()
         self.train_driver.on_step(self.train_step)
         self.train_driver.on_step(self.stop.check)
+        self.eval_driver.on_episode(functools.partial(self.log_episode, mode="eval"))
         steps = self.config.steps
-        with progress("Train", total=steps, start=int(self.step)) as self.bar:
-            try:
+        try:
+            with progress("Train", total=steps, start=int(self.step)) as self.bar:
                 self.loop()
-            except Stopped:
-                self.save()
-                raise
-        self.evaluate()
+            # If one is due now, too, a run that goes on from here has had it.
+            self.when["eval"](self.step)
+            self.evaluate()
+        except Stopped:
+            self.save()
+            raise
         self.save()
 
     def loop(self) -> None:
         """Evaluates and trains by turns, saving after each evaluation and by time."""
         last_save = time.monotonic()
         while self.step < self.config.steps:
+            before = self.when["eval"].state_dict()
             if self.when["eval"](self.step):
-                self.evaluate()
+                try:
+                    self.evaluate()
+                except Stopped:  # It is still due when the run goes on.
+                    self.when["eval"].load_state_dict(before)
+                    raise
                 self.save()
                 last_save = time.monotonic()
             self.train_driver(self.train_policy, steps=1)
@@ -193,7 +212,9 @@ class Run:
         with self.timer("data"):
             batch = next(self.dataset)
         with self.timer("update"):
-            self.pending.append(self.train_agent(batch))
+            metrics = self.train_agent(batch)
+        if self.config.log_every:
+            self.pending.append(metrics)
 
     def train_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
         """After a step of an environment: updates and logs when they are due."""
@@ -278,15 +299,42 @@ class Run:
     def restore(self) -> None:
         """Takes every part back to the checkpoint."""
         for name, part in self.parts().items():
-            if name not in self.saved:
-                raise UsageError(
-                    f"The checkpoint {self.path} has no '{name}': it is of another "
-                    "version; move it away to start anew from the episodes."
-                )
-            part.load_state_dict(self.saved[name])
-        self.saved = {"step": self.saved["step"]}  # Frees the memory of the rest.
+            part.load_state_dict(self.saved_part(name))
+        carried = self.saved_part("carry")["state"]
+        if carried and len(carried["stoch"]) != self.config.dataset.batch:
+            self.train_agent = CarryOverState(self.agent.train)  # Its rows are others.
+        self.saved = {}  # Frees the memory.
         self.logger.restart_clock()
         print(f"Resumed at step {int(self.step)}.")
+
+    def saved_part(self, name: str) -> Any:
+        """The state of one part in the checkpoint."""
+        if name not in self.saved:
+            raise UsageError(
+                f"The checkpoint {self.path} has no '{name}': it is of another "
+                "version; move it away to start anew from the episodes."
+            )
+        return self.saved[name]
+
+
+def check(config: Config) -> None:
+    """Raises UsageError for values of the right type with which no run can work."""
+    for key, value in config.flat.items():
+        name = key.rpartition(".")[2]
+        least = AT_LEAST.get(name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if least is not None and min(numbers) < least:
+            raise UsageError(f"--{key} is {min(numbers)}; it must be {least} or more.")
+        if isinstance(value, str) and re.fullmatch(r"(log|mlp|cnn)_keys.*", name):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise UsageError(
+                    f"--{key} '{value}' is no regular expression ({error}); '.*' takes "
+                    "every key and '$^' none."
+                ) from None
+    if len(config.render_size) != 2:
+        raise UsageError("--render_size takes two numbers, the height and the width.")
 
 
 def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
@@ -303,15 +351,14 @@ def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
 
 
 def make_logger(
-    config: Config, logdir: Path, step: Counter, resumed: bool, stack: ExitStack
+    config: Config, logdir: Path, step: Counter, stack: ExitStack
 ) -> Logger:
     """Terminal, metrics.jsonl and TensorBoard; what a resumed run does again, they
     forget."""
     frames = int(step) * config.action_repeat
     jsonl = JSONLOutput(logdir)
-    if resumed:
-        jsonl.truncate_after(frames)
-    tensorboard = TensorBoardOutput(logdir, purge_step=frames + 1 if resumed else None)
+    jsonl.truncate_after(frames)
+    tensorboard = TensorBoardOutput(logdir, purge_step=frames + 1)
     stack.enter_context(closing(tensorboard))
     outputs = [TerminalOutput(), jsonl, tensorboard]
     return Logger(step, outputs, multiplier=config.action_repeat)
@@ -325,8 +372,6 @@ def make_envs(config: Config, count: int, train: bool) -> Iterator[list[Any]]:
             f"Unknown envs_parallel '{config.envs_parallel}': expected none, thread "
             "or process."
         )
-    if count < 1:
-        raise UsageError("envs and eval_eps must be 1 or more.")
     with ExitStack() as stack:
         envs = []
         for index in range(count):

@@ -117,9 +117,7 @@ def gradients(loss, agent):
         loss, list(params.values()), allow_unused=True, retain_graph=True
     )
     return {
-        name: grad
-        for name, grad in zip(params, found, strict=True)
-        if grad is not None
+        name: grad for name, grad in zip(params, found, strict=True) if grad is not None
     }
 
 

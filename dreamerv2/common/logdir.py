@@ -72,9 +72,8 @@ def open_logdir(config: Config) -> Path:
         started = (logdir / CHECKPOINT).exists() or any(
             (logdir / "train_episodes").glob("*.npz")
         )
-        if started:
+        if started and changed:
             refuse_other_shapes(logdir, changed)
-        if changed:
             _keep(path, before)
             print("Changed since this run was started:")
             for key, (old, new) in changed.items():

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as something that a loop looks at, at a moment of its choice."""
 
+import contextlib
 import signal
 from types import FrameType
 from typing import Any
@@ -44,8 +45,10 @@ class StopSignals:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
-        print(
-            f"\n{signal.Signals(number).name}: saving after this step."
-            " Press Ctrl-C again to stop at once.",
-            flush=True,
-        )
+        # The signal may have come in the middle of a print, which refuses another.
+        with contextlib.suppress(RuntimeError):
+            print(
+                f"\n{signal.Signals(number).name}: saving after this step."
+                " Press Ctrl-C again to stop at once.",
+                flush=True,
+            )

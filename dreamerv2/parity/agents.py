@@ -13,7 +13,7 @@ from dreamerv2.agent import ActorCritic, Agent
 from dreamerv2.common import reference
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
-from dreamerv2.common.torchutils import Optimizer
+from dreamerv2.common.torchutils import Optimizer, flatten
 from dreamerv2.parity.recording import RecordedNoise, Recording
 
 Results = dict[str, Any]
@@ -37,6 +37,9 @@ def compute(
     noise = recorded_noise(recording, agent)
     agent.noise = noise
     reference.load_reference(agent, recording.group("params0"))
+    noise.stage = "update0"
+    if agent.precision.loss_scaling:
+        settle_loss_scale(agent, recording.group("update0/batch"))
     tap = Tap(agent)
     results: Results = {}
     state = None
@@ -80,6 +83,23 @@ def build_agent(recording: Recording, precision: str, device: str, jit: bool) ->
     del spaces["action"]
     action.discrete = _actor_dist(recording) == "onehot"
     return Agent(config, spaces, {"action": action}, Counter(0))
+
+
+@torch.no_grad()
+def settle_loss_scale(agent: Agent, batch: dict[str, np.ndarray]) -> None:
+    """Lets float16's loss scale fall to where gradients are finite, as in a run's
+    first updates, and takes everything else back."""
+    state = flatten(agent.state_dict())
+    before = {key: x.clone() for key, x in state.items() if not key.endswith("scale")}
+    settled = False
+    for _ in range(30):
+        if settled:
+            break
+        with torch.enable_grad():
+            agent.train(batch)
+        settled = all(x > 0 for key, x in state.items() if key.endswith("good_steps"))
+        for key, x in before.items():
+            state[key].copy_(x)
 
 
 def recorded_noise(recording: Recording, agent: Agent) -> RecordedNoise:

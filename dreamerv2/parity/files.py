@@ -1,6 +1,8 @@
 """Finds recordings and compares them, whole agents and single parts alike."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import torch
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.torchutils import can_compile, resolve_device
 from dreamerv2.parity import agents, rows, units
 from dreamerv2.parity.recording import Recording
 from dreamerv2.parity.rows import Row, Rows
@@ -40,6 +43,12 @@ class Setup:
             raise UsageError(
                 f"Unknown dtype '{self.dtype}': expected one of {', '.join(known)}."
             )
+        if self.compile and not can_compile():
+            raise UsageError(
+                "Compiling needs a C++ compiler, and none was found: install g++, or "
+                "leave out --compile."
+            )
+        resolve_device(self.device)  # Raises for a device that is not there.
 
     @property
     def judged(self) -> bool:
@@ -74,13 +83,15 @@ def compare_file(
     table = Rows()
     if "config" in recording:
         inputs = agents.INPUTS
-        ours = agents.compute(
-            recording, setup.dtype, setup.device, setup.compile, updates
-        )
+        with strict(setup):
+            ours = agents.compute(
+                recording, setup.dtype, setup.device, setup.compile, updates
+            )
         _compare_absent_gradients(table, ours, recording)
     elif setup.judged:
         inputs = units.INPUTS
-        ours = units.compute(recording, DTYPES[setup.dtype], torch.device(setup.device))
+        with strict(setup):
+            ours = units.compute(recording, DTYPES[setup.dtype], setup.device)
     else:
         return []
     for name, value in recording.items():
@@ -95,6 +106,27 @@ def compare_file(
             averaged(name, recording),
         )
     return table.list()
+
+
+@contextmanager
+def strict(setup: Setup) -> Iterator[None]:
+    """Without TF32; and compiled code is compiled, or it is an error.
+
+    PyTorch compiles a function for a few shapes and then quietly stops. Agents of
+    several files in one process would get there, so each begins anew.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            if not setup.compile:
+                yield
+                return
+            torch.compiler.reset()
+            with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+                yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _compare_absent_gradients(

@@ -73,9 +73,7 @@ class Rows:
         return list(self._rows.values())
 
 
-def relative_error(
-    ours: Any, reference: Any, scale: float = 0.0
-) -> tuple[float, str]:
+def relative_error(ours: Any, reference: Any, scale: float = 0.0) -> tuple[float, str]:
     """||a - b|| / ||b|| in float64, or ||a - b|| where b is zero; and a remark.
 
     Infinite, never NaN, where the two cannot be compared. With ``scale`` the error is

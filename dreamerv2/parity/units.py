@@ -28,9 +28,7 @@ Results = Iterator[tuple[str, Any]]
 Read = Callable[[str], Tensor]
 
 
-def compute(
-    recording: Recording, dtype: torch.dtype, device: torch.device
-) -> dict[str, Any]:
+def compute(recording: Recording, dtype: torch.dtype, device: str) -> dict[str, Any]:
     """Everything in units.npz, computed here, by the file's names."""
 
     def read(name: str) -> Tensor:

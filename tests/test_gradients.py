@@ -1,0 +1,297 @@
+"""Which loss moves which parameters, and through what its gradient flows."""
+
+import pytest
+import torch
+from agent_tools import (
+    GAUSSIAN,
+    NO_DECAY,
+    gradients,
+    make_agent,
+    make_batch,
+    moved,
+    names_of,
+    networks_of,
+    snapshot,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WORLD = ("encoder", "rssm", "decoder", "reward", "discount")
+STEP = torch.zeros(())
+
+MODES = pytest.mark.parametrize("mode", ["dynamics", "reinforce", "both"])
+ACTIONS = pytest.mark.parametrize("discrete", [True, False], ids=["onehot", "box"])
+LATENTS = pytest.mark.parametrize(
+    "latents", [{}, GAUSSIAN], ids=["categorical", "gaussian"]
+)
+
+
+def world_loss(agent, data=None):
+    """The world model's loss, its last state, outputs and metrics."""
+    data = agent.to_device(data or make_batch(discrete=agent.discrete))
+    return agent.wm.loss(data, None, agent.noise)
+
+
+def behavior_loss(agent, ac=None):
+    """Actor's loss, critic's loss, the dream, metrics; always on the same noise."""
+    agent.noise._generator.manual_seed(7)
+    data = make_batch(discrete=agent.discrete)
+    post = world_loss(agent, data)[2]["post"]
+    terminal = torch.as_tensor(data["is_terminal"])
+    ac = ac or agent.task_behavior
+    reward = agent.wm.predict_reward
+    return ac.loss(agent.wm, post, terminal, reward, agent.noise, STEP)
+
+
+@ACTIONS
+@LATENTS
+def test_the_world_models_step_moves_the_world_model_alone(discrete, latents):
+    agent = make_agent({**NO_DECAY, **latents}, discrete)
+    before = snapshot(agent)
+    agent.wm.opt(world_loss(agent)[0])
+    assert moved(before, agent) == names_of(agent, *WORLD)
+
+
+@ACTIONS
+@MODES
+def test_the_actors_step_moves_the_actor_alone_and_the_critics_the_critic(
+    mode, discrete
+):
+    agent = make_agent({**NO_DECAY, "actor_grad": mode}, discrete)
+    actor_loss, critic_loss, *_ = behavior_loss(agent)
+    before = snapshot(agent)
+    agent.task_behavior.actor_opt(actor_loss)
+    assert moved(before, agent) == names_of(agent, "actor")
+    before = snapshot(agent)
+    agent.task_behavior.critic_opt(critic_loss)
+    assert moved(before, agent) == names_of(agent, "critic")
+
+
+@ACTIONS
+def test_training_moves_every_network_of_the_agent(discrete):
+    agent = make_agent(NO_DECAY, discrete)
+    before = snapshot(agent)
+    agent.train(make_batch(discrete=discrete))
+    assert moved(before, agent) == set(before)
+
+
+def test_the_world_models_loss_reaches_neither_actor_nor_critic():
+    agent = make_agent()
+    assert networks_of(gradients(world_loss(agent)[0], agent)) == set(WORLD)
+
+
+HEADS = {"image": "decoder", "reward": "reward", "discount": "discount"}
+
+
+@pytest.mark.parametrize("key", sorted(HEADS))
+def test_a_head_outside_grad_heads_learns_from_features_that_it_does_not_shape(key):
+    head = HEADS[key]
+    for shaping in (True, False):
+        heads = ["decoder", "reward", "discount"]
+        if not shaping:
+            heads.remove(head)
+        agent = make_agent({"grad_heads": heads})
+        log_prob = world_loss(agent)[2]["log_prob"][key]
+        reached = networks_of(gradients(log_prob.mean(), agent))
+        assert reached == ({"encoder", "rssm", head} if shaping else {head})
+
+
+def test_the_kl_reaches_encoder_and_rssm_and_no_head():
+    agent = make_agent()
+    outs = world_loss(agent)[2]
+    assert networks_of(gradients(outs["kl"].mean(), agent)) == {"encoder", "rssm"}
+
+
+def test_each_loss_counts_by_its_scale():
+    scales = {"loss_scales": {"kl": 0.3, "reward": 2.0, "discount": 5.0}}
+    loss, _, _, metrics = world_loss(make_agent(scales))
+    # The keys of the decoder have no scale: they count once.
+    weights = {"kl": 0.3, "reward": 2.0, "discount": 5.0}
+    losses = {k.removesuffix("_loss"): v for k, v in metrics.items() if "_loss" in k}
+    assert set(losses) == {"kl", "image", "vector", "count", "reward", "discount"}
+    expected = sum(weights.get(key, 1.0) * value for key, value in losses.items())
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+@ACTIONS
+@MODES
+def test_the_critics_loss_reaches_the_critic_alone(mode, discrete):
+    agent = make_agent({"actor_grad": mode}, discrete)
+    critic_loss = behavior_loss(agent)[1]
+    assert set(gradients(critic_loss, agent)) == names_of(agent, "critic")
+
+
+@LATENTS
+@ACTIONS
+@MODES
+def test_every_gradient_mode_trains_to_finite_numbers(mode, discrete, latents):
+    agent = make_agent({"actor_grad": mode, **latents}, discrete)
+    state = None
+    for seed in range(3):
+        state, metrics = agent.train(make_batch(seed, discrete=discrete), state)
+        for key, value in metrics.items():
+            assert value.shape == () and torch.isfinite(value), key
+    for key, value in snapshot(agent).items():
+        assert torch.isfinite(value).all(), key
+    actor_loss, *_ = behavior_loss(agent)
+    grads = gradients(actor_loss, agent)
+    reached = networks_of(grads)
+    for name in names_of(agent, "actor"):
+        assert grads[name].any(), name
+    if mode == "reinforce":
+        assert reached == {"actor"}
+    else:  # Through rewards, discounts and the dynamics that lead to them.
+        assert reached == {"actor", "rssm", "reward", "discount"}
+
+
+@LATENTS
+@ACTIONS
+def test_reinforce_records_no_graph_of_the_dream(discrete, latents):
+    agent = make_agent({"actor_grad": "reinforce", **latents}, discrete)
+    seq = behavior_loss(agent)[2]
+    for key, value in seq.items():
+        assert not value.requires_grad, key
+
+
+def actor_gradient(changes, discrete, disturb=None):
+    """The actor's gradient without its entropy's, as one vector."""
+    agent = make_agent({"actor_ent": "0", **changes}, discrete)
+    # Until a test says otherwise, all that counts is the rewards.
+    for param in agent.task_behavior.slow.parameters():
+        param.data.zero_()
+    if disturb:
+        disturb(agent)
+    actor_loss, *_ = behavior_loss(agent)
+    params = list(agent.task_behavior.actor.parameters())
+    grads = torch.autograd.grad(actor_loss, params)
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+@torch.no_grad()
+def scale_reward_head(agent):
+    agent.wm.heads["reward"].out.out.weight.mul_(3)
+
+
+@torch.no_grad()
+def cut_action(agent):
+    """The dynamics take no notice of the action any more."""
+    agent.wm.rssm.img_in.weight[:, agent.wm.rssm.stoch_size :].zero_()
+
+
+@torch.no_grad()
+def scale_dynamics(agent):
+    agent.wm.rssm.img_dist_0.weight.mul_(3)
+
+
+@torch.no_grad()
+def scale_value(agent):
+    for param in agent.task_behavior.slow.parameters():
+        param.copy_(torch.linspace(-0.5, 0.5, param.numel()).reshape(param.shape))
+
+
+@LATENTS
+@ACTIONS
+@pytest.mark.parametrize("mix", [1.0, 0.5])
+def test_the_dynamics_gradient_comes_from_the_world_model_and_the_value(
+    mix, discrete, latents
+):
+    changes = {"actor_grad": "dynamics", **latents}
+    if mix < 1:
+        changes = {**changes, "actor_grad": "both", "actor_grad_mix": str(mix)}
+    plain = actor_gradient(changes, discrete)
+    assert torch.isfinite(plain).all() and plain.norm() > 1e-7
+    for disturb in (scale_reward_head, scale_dynamics, scale_value):
+        other = actor_gradient(changes, discrete, disturb)
+        assert (other - plain).norm() > 0.1 * plain.norm(), disturb.__name__
+    if mix == 1:
+        # Where actions lead nowhere, there is nothing to be learned.
+        assert not actor_gradient(changes, discrete, cut_action).any()
+
+
+@ACTIONS
+def test_both_is_the_mix_of_the_two(discrete):
+    def both(mix):
+        changes = {"actor_grad": "both", "actor_grad_mix": mix}
+        return actor_gradient(changes, discrete)
+
+    dynamics = actor_gradient({"actor_grad": "dynamics"}, discrete)
+    torch.testing.assert_close(both("1"), dynamics)
+    mixed = 0.25 * both("1") + 0.75 * both("0")
+    torch.testing.assert_close(both("0.25"), mixed, rtol=1e-4, atol=1e-8)
+
+
+def test_the_dynamics_gradient_is_the_slope_of_the_objective():
+    # In float64 and with Gaussian latents the dream is a smooth function of the
+    # actor's weights once its noise is held. Two of its parts count as constants by
+    # design, so here they are: the weights of the states, without a discount head,
+    # and what the actor sees, with an actor that looks at nothing.
+    changes = {
+        **{"actor_grad": "dynamics", "precision": "64", "rssm.discrete": 0},
+        **{"pred_discount": False, "grad_heads": ["decoder", "reward"]},
+    }
+    agent = make_agent(changes, discrete=False)
+    actor = agent.task_behavior.actor
+    with torch.no_grad():
+        actor.dense0.weight.zero_()
+        actor.dense0.bias.copy_(torch.linspace(-1, 1, 8))
+    weight = actor.out.out.weight
+    (grad,) = torch.autograd.grad(behavior_loss(agent)[0], weight)
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for amount in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight.add_(direction.to(weight), alpha=amount)
+        losses.append(behavior_loss(agent)[0].item())
+    slope = (losses[0] - losses[1]) / 2e-5
+    assert slope == pytest.approx((grad * direction).sum().item(), rel=1e-5)
+    assert abs(slope) > 1e-3
+
+
+@MODES
+def test_the_weights_of_a_dream_are_constants_of_the_losses(mode):
+    agent = make_agent({"actor_grad": mode}, discrete=False)
+    ac = agent.task_behavior
+    seq = behavior_loss(agent)[2]
+    seq = {key: value.detach() for key, value in seq.items()}
+    weight = seq["weight"].requires_grad_()
+    for loss in (ac.actor_loss(seq, agent.noise, STEP)[0], ac.critic_loss(seq)[0]):
+        assert torch.autograd.grad(loss, weight, allow_unused=True) == (None,)
+
+
+def test_a_behaviour_of_its_own_moves_its_networks_alone():
+    for name, heads in (("Plan2Explore", 3), ("ModelLoss", 1)):
+        agent = make_agent({**NO_DECAY, "expl_behavior": name})
+        data = agent.to_device(make_batch())
+        outs = world_loss(agent, data)[2]
+        before = snapshot(agent)
+        expl = agent.expl_behavior
+        expl.train(outs["post"], outs, data, agent.noise, STEP)
+        heads = [f"expl_head{k}" for k in range(heads)]
+        mine = names_of(agent, *heads, "expl_actor", "expl_critic")
+        # After its first update the slow critic is a copy.
+        assert moved(before, agent) == mine | names_of(agent, "expl_target_critic")
+
+
+def test_the_predictors_of_an_exploration_reach_no_other_network():
+    agent = make_agent({"expl_behavior": "Plan2Explore", "disag_target": "feat"})
+    data = agent.to_device(make_batch())
+    outs = world_loss(agent, data)[2]
+    loss = agent.expl_behavior.ensemble_loss(outs["post"], outs, data)
+    assert networks_of(gradients(loss, agent)) == {f"expl_head{k}" for k in range(3)}
+
+
+@pytest.mark.parametrize("mode", ["dynamics", "reinforce"])
+def test_exploring_actors_learn_from_the_intrinsic_reward(mode):
+    for name in ("Plan2Explore", "ModelLoss"):
+        changes = {"expl_behavior": name, "actor_grad": mode, "actor_ent": "0"}
+        agent = make_agent(changes, discrete=False)
+        expl = agent.expl_behavior
+        data = agent.to_device(make_batch(discrete=False))
+        outs = world_loss(agent, data)[2]
+        args = (agent.wm, outs["post"], data["is_terminal"], expl.reward)
+        actor_loss, critic_loss, *_ = expl.ac.loss(*args, agent.noise, STEP)
+        reached = networks_of(gradients(actor_loss, agent))
+        assert "expl_actor" in reached and "actor" not in reached
+        through = any(name.startswith("expl_head") for name in reached)
+        assert through == (mode == "dynamics")
+        assert networks_of(gradients(critic_loss, agent)) == {"expl_critic"}

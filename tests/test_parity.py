@@ -1,0 +1,62 @@
+"""Everything that the reference computed, computed here, is as near as it should be.
+
+Reads the recordings in the folder DREAMERV2_PARITY_DIR, by default tests/parity.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dreamerv2.common.torchutils import can_compile
+from dreamerv2.parity import Setup, compare_file, find_files
+from dreamerv2.parity.agents import INPUTS as AGENT_INPUTS
+from dreamerv2.parity.recording import Recording
+from dreamerv2.parity.units import INPUTS as UNIT_INPUTS
+
+FOLDER = os.environ.get("DREAMERV2_PARITY_DIR") or Path(__file__).parent / "parity"
+PATHS = {path.stem: path for path in find_files(FOLDER)}
+AGENTS = [name for name in PATHS if name != "units"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def assert_close(name, setup):
+    """Every array of a file is compared, and every one is within its limit."""
+    rows = compare_file(PATHS[name], setup)
+    failed = [
+        f"{row.quantity}: {row.error:.1e}, not {row.limit:.0e}, {row.array} {row.note}"
+        for row in rows
+        if not row.passed
+    ]
+    assert not failed, "\n".join([f"{len(failed)} of {name} are off:", *failed])
+    inputs = AGENT_INPUTS if name in AGENTS else UNIT_INPUTS
+    results = [key for key in Recording(PATHS[name]) if not inputs.fullmatch(key)]
+    assert results
+    assert sum(row.count for row in rows) >= len(results)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", PATHS)
+def test_every_number_is_within_its_limit(name, dtype):
+    assert_close(name, Setup(dtype))
+
+
+@pytest.mark.skipif(not can_compile(), reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_number_is_within_its_limit_when_compiled(name):
+    assert_close(name, Setup(compile=True))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_what_is_given_to_an_agent_is_what_its_file_describes(name):
+    """No more is taken for an input, and so not compared, than the README lists."""
+    known = ("config", "params0", "batch", "noise", "obs")
+    kinds = Counter()
+    for key in Recording(PATHS[name]):
+        if AGENT_INPUTS.fullmatch(key):
+            parts = key.split("/")
+            named = parts[0] if parts[0] in known else parts[-2].rstrip("0123456789")
+            kinds[named] += 1
+    assert set(kinds) == set(known)
