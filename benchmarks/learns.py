@@ -51,7 +51,7 @@ CATCH = """
 --(encoder|decoder).mlp_keys $^ --(encoder|decoder).cnn_keys image
 --(encoder|decoder).cnn_depth 8 --rssm.stoch 8 --rssm.discrete 8
 --dataset.batch 16 --dataset.length 16 --replay.minlen 10 --replay.maxlen 16
---imag_horizon 8 --train_every 8 --loss_scales.kl 0.1 --actor_ent 3e-3
+--imag_horizon 8 --train_every 4 --loss_scales.kl 0.1 --actor_ent 2e-2
 """
 
 # Vectors, continuous actions, gradients through the dynamics. Episodes end by the
@@ -62,7 +62,8 @@ REACH = """
 --rssm.stoch 16 --rssm.discrete 16
 --dataset.batch 16 --dataset.length 16 --replay.minlen 16 --replay.maxlen 16
 --pred_discount False --grad_heads decoder reward --replay.prioritize_ends False
---imag_horizon 10 --train_every 4 --loss_scales.kl 0.005 --actor_ent 1e-4
+--imag_horizon 10 --train_every 2 --actor_ent 1e-4
+--loss_scales.kl 0.003 --loss_scales.reward 10
 """
 
 TASKS = {"toy_catch": CATCH.split(), "toy_reach": REACH.split()}

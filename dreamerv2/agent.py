@@ -561,13 +561,22 @@ class ActorCritic(torchutils.Module):
 
 
 def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
-    """What ``auto`` means for actor.dist and actor_grad with these actions."""
-    chosen = {}
-    if config.actor["dist"] == "auto":
-        chosen["actor.dist"] = "onehot" if discrete else "trunc_normal"
-    if config.actor_grad == "auto":
-        chosen["actor_grad"] = "reinforce" if discrete else "dynamics"
-    return chosen
+    """What ``auto`` means for actor.dist and actor_grad with these actions.
+
+    Raises UsageError for a distribution that makes no such actions.
+    """
+    fitting = ("onehot",) if discrete else ("trunc_normal", "tanh_normal", "normal")
+    dist = config.actor.dist if config.actor.dist != "auto" else fitting[0]
+    if dist not in fitting:
+        kind = "discrete" if discrete else "continuous"
+        raise UsageError(
+            f"actor.dist '{dist}' does not fit {kind} actions: use auto or "
+            f"{', '.join(fitting)}."
+        )
+    grad = config.actor_grad
+    if grad == "auto":
+        grad = "reinforce" if discrete else "dynamics"
+    return {"actor.dist": dist, "actor_grad": grad}
 
 
 def _is_log(key: str) -> bool:

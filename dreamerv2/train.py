@@ -107,7 +107,8 @@ class Run:
             "video_train": Every(config.eval_every),
             "video_eval": Every(config.eval_every),
         }
-        self.should_explore = Until(config.expl_until // config.action_repeat)
+        # Frames to steps, rounded up: Until(0) would be for ever.
+        self.should_explore = Until(-(-config.expl_until // config.action_repeat))
         self.timer = Timer()
         self.pending: list[dict[str, Any]] = []  # Metrics not yet given to the logger.
         self.bar = None

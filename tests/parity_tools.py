@@ -43,11 +43,8 @@ def record(
         arrays.update({f"policy/obs{t}/{k}": v for k, v in obs.items()})
     data = make_batch(20, discrete, batch=6, length=length + 2)
     arrays.update({f"report/batch/{k}": v for k, v in data.items()})
-    np.savez(path, **arrays)
-    if discrete:
-        # What a file has that a config of `auto` says nothing about.
-        arrays["params0/actor/out/out/kernel"] = np.zeros(0)
-    else:
+    if not discrete:
+        # By this a file tells, where its config says `auto`, what the actions are.
         arrays["params0/actor/out/std/kernel"] = np.zeros(0)
     np.savez(path, **arrays)
     agent = agents.build_agent(Recording(path), "32", "cpu", False)

@@ -248,14 +248,44 @@ def test_the_dynamics_gradient_is_the_slope_of_the_objective():
 
 
 @MODES
-def test_the_weights_of_a_dream_are_constants_of_the_losses(mode):
-    agent = make_agent({"actor_grad": mode}, discrete=False)
+def test_the_actors_loss_reaches_the_parts_of_a_dream_that_its_mode_names(mode):
+    agent = make_agent({"actor_grad": mode, "actor_grad_mix": "0.3"}, discrete=False)
     ac = agent.task_behavior
     seq = behavior_loss(agent)[2]
-    seq = {key: value.detach() for key, value in seq.items()}
-    weight = seq["weight"].requires_grad_()
-    for loss in (ac.actor_loss(seq, agent.noise, STEP)[0], ac.critic_loss(seq)[0]):
-        assert torch.autograd.grad(loss, weight, allow_unused=True) == (None,)
+    seq = {key: value.detach().requires_grad_() for key, value in seq.items()}
+    loss, _ = ac.actor_loss(seq, agent.noise, STEP)
+    grads = torch.autograd.grad(loss, list(seq.values()), allow_unused=True)
+    found = {key for key, x in zip(seq, grads, strict=True) if x is not None}
+    # Weights, baseline and what the policy looks at are constants everywhere.
+    reached = {"dynamics": {"target"}, "reinforce": set(), "both": {"target", "action"}}
+    assert found == reached[mode]
+    if mode != "reinforce":
+        grad = dict(zip(seq, grads, strict=True))["target"]
+        mix = 0.3 if mode == "both" else 1.0
+        weight = seq["weight"].detach()[:-2]
+        torch.testing.assert_close(grad[1:], -mix * weight / weight.numel())
+        assert not grad[0].any()  # No action of the actor's led there.
+
+
+@MODES
+def test_the_critics_loss_takes_the_dream_as_constant(mode):
+    agent = make_agent({"actor_grad": mode}, discrete=False)
+    seq = behavior_loss(agent)[2]
+    seq = {key: value.detach().requires_grad_() for key, value in seq.items()}
+    loss, _ = agent.task_behavior.critic_loss(seq)
+    grads = torch.autograd.grad(loss, list(seq.values()), allow_unused=True)
+    assert all(grad is None for grad in grads)
+
+
+@MODES
+def test_no_gradient_reaches_the_dream_through_what_the_actor_sees(mode):
+    agent = make_agent({"actor_grad": mode}, discrete=False)
+    seen = []
+    agent.task_behavior.actor.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].requires_grad)
+    )
+    behavior_loss(agent)
+    assert seen == [False] * 5  # Four steps of the dream, and the loss.
 
 
 def test_a_behaviour_of_its_own_moves_its_networks_alone():

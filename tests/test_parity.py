@@ -4,7 +4,6 @@ Reads the recordings in the folder DREAMERV2_PARITY_DIR, by default tests/parity
 """
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -47,16 +46,3 @@ def test_every_number_is_within_its_limit(name, dtype):
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_number_is_within_its_limit_when_compiled(name):
     assert_close(name, Setup(compile=True))
-
-
-@pytest.mark.parametrize("name", AGENTS)
-def test_what_is_given_to_an_agent_is_what_its_file_describes(name):
-    """No more is taken for an input, and so not compared, than the README lists."""
-    known = ("config", "params0", "batch", "noise", "obs")
-    kinds = Counter()
-    for key in Recording(PATHS[name]):
-        if AGENT_INPUTS.fullmatch(key):
-            parts = key.split("/")
-            named = parts[0] if parts[0] in known else parts[-2].rstrip("0123456789")
-            kinds[named] += 1
-    assert set(kinds) == set(known)

@@ -158,8 +158,8 @@ class Tap:
     def _tap_world_model(self, agent: Agent) -> None:
         loss = agent.wm.loss
 
-        def tapped(*args: Any) -> tuple:
-            result = loss(*args)
+        def tapped(*args: Any, **kwargs: Any) -> tuple:
+            result = loss(*args, **kwargs)
             for key, value in result[2].items():
                 self._keep("kl_value" if key == "kl" else key, value)
             return result
@@ -177,8 +177,8 @@ class Tap:
             "target": "lambda_return",
         }
 
-        def tapped(*args: Any) -> tuple:
-            result = loss(*args)
+        def tapped(*args: Any, **kwargs: Any) -> tuple:
+            result = loss(*args, **kwargs)
             for key, value in result[2].items():
                 self._keep(f"{name}/{names.get(key, key)}", value)
             return result

@@ -90,7 +90,8 @@ def relative_error(ours: Any, reference: Any, scale: float = 0.0) -> tuple[float
     difference = a[differ] - b[differ]
     if not np.isfinite(difference).all():
         return math.inf, "not finite"
-    distance, size = float(np.linalg.norm(difference)), float(np.linalg.norm(b))
+    distance = float(np.linalg.norm(difference))
+    size = float(np.linalg.norm(b[np.isfinite(b)]))
     if scale > size:
         plain = distance / (size or 1.0)
         return distance / scale, f"of the rewards' size; {plain:.1e} of their mean"
