@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result["passed"] for result in results) else 1
 
 
-def measure_scale(task: str, episodes: int = 500) -> Scale:
+def measure_scale(task: str, episodes: int = 2000) -> Scale:
     """Mean returns of random actions and of the task's oracle."""
     config = Config(load_presets()["defaults"]).update({"task": task})
     config = config.update({"encoder.cnn_keys": "$^"})

@@ -32,7 +32,7 @@ from dreamerv2.common.logger import (
     TensorBoardOutput,
     TerminalOutput,
 )
-from dreamerv2.common.other import CarryOverState, RandomAgent, Timer
+from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
 from dreamerv2.common.progress import progress
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.signals import Stopped, StopSignals
@@ -110,7 +110,7 @@ class Run:
         # Frames to steps, rounded up: Until(0) would be for ever.
         self.should_explore = Until(-(-config.expl_until // config.action_repeat))
         self.timer = Timer()
-        self.pending: list[dict[str, Any]] = []  # Metrics not yet given to the logger.
+        self.metrics = RunningMeans()  # Of the updates since the last log.
         self.bar = None
         envs = stack.enter_context(make_envs(config, config.envs, train=True))
         self.random_agent = RandomAgent(envs[0].act_space, config.seed)
@@ -215,7 +215,7 @@ class Run:
         with self.timer("update"):
             metrics = self.train_agent(batch)
         if self.config.log_every:
-            self.pending.append(metrics)
+            self.metrics.add(metrics)
 
     def train_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
         """After a step of an environment: updates and logs when they are due."""
@@ -253,9 +253,7 @@ class Run:
 
     def log_metrics(self) -> None:
         """Everything since the last time; this waits for the device."""
-        for metrics in self.pending:
-            self.logger.add(metrics)
-        self.pending.clear()
+        self.logger.add(self.metrics.means())
         self.logger.add(self.timer.shares(), prefix="time")
         report = self.agent.report(next(self.report_dataset))
         self.logger.add(report, prefix="train")

@@ -215,6 +215,39 @@ class CarryOverState:
         self._state = state["state"]
 
 
+class RunningMeans:
+    """Means of metrics over many updates, on their device.
+
+    One vector of sums, rather than a list of every update's metrics: thousands of
+    tiny tensors that stay would keep the memory between them from being reused.
+    Nothing waits for the device before means().
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._count = 0
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Takes one update's metrics, 0-d tensors; every time of the same names."""
+        names = list(metrics)
+        if self._sums is None:
+            self._names, self._count = names, 0
+        elif names != self._names:
+            raise ValueError(f"The metrics were {self._names} and are {names} now.")
+        values = torch.stack([metrics[name].float() for name in names])
+        self._sums = values if self._sums is None else self._sums + values
+        self._count += 1
+
+    def means(self) -> dict[str, float]:
+        """Means since the last call, on the host; then anew. This waits."""
+        if self._sums is None:
+            return {}
+        means = (self._sums / self._count).tolist()
+        self._sums = None
+        return dict(zip(self._names, means, strict=True))
+
+
 class Timer:
     """Seconds spent in the named parts of a loop, as shares of the time that passed.
 
