@@ -25,6 +25,7 @@ from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import Async, make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
+from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logdir import CHECKPOINT, open_logdir
 from dreamerv2.common.logger import (
     JSONLOutput,
@@ -41,24 +42,12 @@ from dreamerv2.common.when import Every, Until
 
 VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
-# The least that a number may be, by the last part of its key.
-AT_LEAST = {
-    **dict.fromkeys("seed train_every log_every eval_every save_every".split(), 0),
-    **dict.fromkeys("steps prefill pretrain time_limit layers".split(), 0),
-    **dict.fromkeys("envs eval_eps action_repeat render_size batch".split(), 1),
-    **dict.fromkeys("ensemble hidden deter stoch units mlp_layers".split(), 1),
-    **dict.fromkeys("cnn_depth cnn_kernels disag_models".split(), 1),
-    "slow_target_update": 1,
-    "length": 2,  # A report shows at least one step of a dream.
-    "imag_horizon": 2,  # The actor learns from all steps of a dream but the last.
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 2 for what the user can mend."""
     try:
         config = parse_config(argv, load_presets())
-        check(config)
+        check_limits(config)
         logdir = open_logdir(config)
         with StopSignals() as stop, ExitStack() as stack:
             Run(config, logdir, stop, stack).train()
@@ -314,26 +303,6 @@ class Run:
                 "version; move it away to start anew from the episodes."
             )
         return self.saved[name]
-
-
-def check(config: Config) -> None:
-    """Raises UsageError for values of the right type with which no run can work."""
-    for key, value in config.flat.items():
-        name = key.rpartition(".")[2]
-        least = AT_LEAST.get(name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if least is not None and min(numbers) < least:
-            raise UsageError(f"--{key} is {min(numbers)}; it must be {least} or more.")
-        if isinstance(value, str) and re.fullmatch(r"(log|mlp|cnn)_keys.*", name):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise UsageError(
-                    f"--{key} '{value}' is no regular expression ({error}); '.*' takes "
-                    "every key and '$^' none."
-                ) from None
-    if len(config.render_size) != 2:
-        raise UsageError("--render_size takes two numbers, the height and the width.")
 
 
 def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:

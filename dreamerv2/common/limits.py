@@ -1,0 +1,38 @@
+"""Values that have the right type and with which no run can work all the same."""
+
+import re
+
+from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UsageError
+
+# The least that a number may be, by the last part of its key.
+AT_LEAST = {
+    **dict.fromkeys("seed train_every log_every eval_every save_every".split(), 0),
+    **dict.fromkeys("steps prefill pretrain time_limit layers".split(), 0),
+    **dict.fromkeys("envs eval_eps action_repeat render_size batch".split(), 1),
+    **dict.fromkeys("ensemble hidden deter stoch units mlp_layers".split(), 1),
+    **dict.fromkeys("cnn_depth cnn_kernels disag_models".split(), 1),
+    "slow_target_update": 1,
+    "length": 2,  # A report shows at least one step of a dream.
+    "imag_horizon": 2,  # The actor learns from all steps of a dream but the last.
+}
+
+
+def check_limits(config: Config) -> None:
+    """Raises UsageError for values of the right type with which no run can work."""
+    for key, value in config.flat.items():
+        name = key.rpartition(".")[2]
+        least = AT_LEAST.get(name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if least is not None and min(numbers) < least:
+            raise UsageError(f"--{key} is {min(numbers)}; it must be {least} or more.")
+        if isinstance(value, str) and re.fullmatch(r"(log|mlp|cnn)_keys.*", name):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise UsageError(
+                    f"--{key} '{value}' is no regular expression ({error}); '.*' takes "
+                    "every key and '$^' none."
+                ) from None
+    if len(config.render_size) != 2:
+        raise UsageError("--render_size takes two numbers, the height and the width.")
