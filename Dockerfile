@@ -26,6 +26,7 @@ RUN pip install -r requirements.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY dreamerv2 ./dreamerv2
+COPY scores ./scores
 RUN pip install --no-deps .
 
 ENTRYPOINT ["dreamerv2-train"]

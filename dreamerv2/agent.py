@@ -18,10 +18,17 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.noise import Noise, NoiseFn, scoped
-from dreamerv2.common.other import action_noise, lambda_return, schedule
+from dreamerv2.common.other import (
+    action_noise,
+    lambda_return,
+    parse_schedule,
+    schedule,
+)
 
 Metrics = dict[str, Tensor]
 Data = Mapping[str, Any]
+
+CLIP_REWARDS = {"identity": lambda x: x, "sign": torch.sign, "tanh": torch.tanh}
 
 
 class Agent(torchutils.Module):
@@ -159,6 +166,25 @@ class Agent(torchutils.Module):
                 for key in self.wm.decoder.cnn_keys
             }
 
+    @torch.no_grad()
+    def report_vectors(self, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What every vector key was, and what the model makes of it as in `report`.
+
+        Returns {key: (truth, model)}, each (6, T, D): at most 6 sequences, of which
+        the model has seen the first 5 steps.
+        """
+        data = self.to_device(data)
+        noise = scoped(self.noise, "report")
+        with self.precision.context():
+            pairs = {
+                key: self.wm.open_loop(data, key, noise)
+                for key in self.wm.decoder.mlp_keys
+            }
+        return {
+            key: tuple(x.float().cpu().numpy() for x in pair)
+            for key, pair in pairs.items()
+        }
+
     def to_tensors(self, data: Data) -> dict[str, Tensor]:
         """Arrays to tensors on the host, in pinned memory where that speeds up the
         copy to the device. For a thread that prepares batches."""
@@ -209,9 +235,15 @@ class WorldModel(torchutils.Module):
         action_size: int,
         build: Builder,
     ):
+        if config.clip_rewards not in CLIP_REWARDS:
+            raise UsageError(
+                f"Unknown clip_rewards '{config.clip_rewards}': expected one of "
+                f"{', '.join(CLIP_REWARDS)}."
+            )
         self.config = config
         self.action_size = action_size
         self._precision = build.precision
+        self._clip_rewards = CLIP_REWARDS[config.clip_rewards]
         self.encoder = build(nets.Encoder(shapes, **config.encoder))
         self.rssm = build(
             nets.EnsembleRSSM(action_size, self.encoder.out_size, **config.rssm)
@@ -345,13 +377,7 @@ class WorldModel(torchutils.Module):
         the discount's target."""
         dtype = self._precision.param
         obs = {k: v if _is_log(k) else self._numeric(v) for k, v in obs.items()}
-        clip = {"identity": lambda x: x, "sign": torch.sign, "tanh": torch.tanh}
-        if self.config.clip_rewards not in clip:
-            raise UsageError(
-                f"Unknown clip_rewards '{self.config.clip_rewards}': expected one of "
-                f"{', '.join(clip)}."
-            )
-        obs["reward"] = clip[self.config.clip_rewards](obs["reward"])
+        obs["reward"] = self._clip_rewards(obs["reward"])
         terminal = obs["is_terminal"].to(dtype)
         obs["discount"] = (1 - terminal) * self.config.discount
         return obs
@@ -368,12 +394,23 @@ class WorldModel(torchutils.Module):
     ) -> Tensor:
         """Truth, model and error, stacked, of ``count`` sequences side by side.
 
+        See `open_loop`. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots.
+        """
+        truth, model = self.open_loop(data, key, noise, count, observed)
+        error = (model - truth + 1) / 2
+        video = torch.cat([truth + 0.5, model + 0.5, error], 2)  # (B, T, 3*H, W, C)
+        return video.permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+    def open_loop(
+        self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
+    ) -> tuple[Tensor, Tensor]:
+        """What the key was, and what the model makes of it, of ``count`` sequences.
+
         The model sees ``observed`` steps and dreams the others from the actions
-        alone. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots.
+        alone. Returns truth and model (count, T, ...), preprocessed.
         """
         data = {k: v[:count] for k, v in self.preprocess(data).items()}
         observed = min(observed, data["action"].shape[1] - 1)
-        truth = data[key] + 0.5
         before = {k: v[:, :observed] for k, v in data.items()}
         states, _ = self.rssm.observe(
             self.encoder(before), before["action"], before["is_first"], noise
@@ -382,10 +419,7 @@ class WorldModel(torchutils.Module):
         last = {k: v[:, -1] for k, v in states.items()}
         dream = self.rssm.imagine(data["action"][:, observed:], last, noise)
         dreamt = self.decoder(self.rssm.get_feat(dream))[key].mode()
-        model = torch.cat([seen, dreamt], 1) + 0.5
-        error = (model - truth + 1) / 2
-        video = torch.cat([truth, model, error], 2)  # (B, T, 3*H, W, C)
-        return video.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        return data[key], torch.cat([seen, dreamt], 1)
 
 
 class ActorCritic(torchutils.Module):
@@ -403,6 +437,8 @@ class ActorCritic(torchutils.Module):
                 f"Unknown actor_grad '{config.actor_grad}': expected auto, dynamics, "
                 "reinforce or both."
             )
+        for text in (config.actor_ent, config.actor_grad_mix):
+            parse_schedule(text)  # Raises now rather than at the first update.
         self.actor = build(nets.MLP(feat_size, action_size, **config.actor))
         self.critic = build(nets.MLP(feat_size, (), **config.critic))
         self.slow = build(nets.MLP(feat_size, (), **config.critic))

@@ -68,7 +68,8 @@ class Greedy(torchutils.Module):
 
 
 class Random(torchutils.Module):
-    """Uniformly random actions: one-hot, or within finite bounds of the space."""
+    """Random actions: one-hot, or uniform within the bounds, or, where there are
+    none, standard normal."""
 
     def __init__(self, space: Any):
         self._space = space
@@ -78,9 +79,13 @@ class Random(torchutils.Module):
         if getattr(self._space, "discrete", False):
             best = noise("action", "uniform", shape).argmax(-1, keepdim=True)
             return feat.new_zeros(shape).scatter_(-1, best, 1.0)
-        low = torch.as_tensor(self._space.low).to(feat).clamp(min=-1e3)
-        high = torch.as_tensor(self._space.high).to(feat).clamp(max=1e3)
-        return low + (high - low) * noise("action", "uniform", shape).to(feat)
+        low = torch.as_tensor(self._space.low).to(feat)
+        high = torch.as_tensor(self._space.high).to(feat)
+        bounded = low.isfinite() & high.isfinite()
+        uniform = noise("action", "uniform", shape).to(feat)
+        uniform = low.where(bounded, 0) + uniform * (high - low).where(bounded, 0)
+        normal = noise("action_unbounded", "normal", shape).to(feat)
+        return torch.where(bounded, uniform, normal.clamp(low, high))
 
     def train(self, *args: Any) -> Metrics:
         return {}

@@ -27,16 +27,14 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logdir import CHECKPOINT, open_logdir
-from dreamerv2.common.logger import (
-    JSONLOutput,
-    Logger,
-    TensorBoardOutput,
-    TerminalOutput,
-)
+from dreamerv2.common.logger import JSONLOutput, Logger, TerminalOutput
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
+from dreamerv2.common.outputs import make_outputs
 from dreamerv2.common.progress import progress
+from dreamerv2.common.reference import parameters
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.signals import Stopped, StopSignals
+from dreamerv2.common.stills import save_stills
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every, Until
 
@@ -226,14 +224,21 @@ class Run:
         """Plays eval_eps episodes, the same number in each environment."""
         with self.timer("eval"):
             if self.eval_replay.stats["total_episodes"]:
-                report = self.agent.report(next(self.eval_dataset))
-                self.logger.add(report, prefix="eval")
+                self.report(next(self.eval_dataset))
             self.eval_driver.reset()
             self.eval_driver(
                 self.eval_policy, episodes_per_env=self.eval_episodes_per_env
             )
         self.logger.add(self.eval_replay.stats, prefix="eval")
         self.logger.write()
+
+    def report(self, batch: dict[str, Any]) -> None:
+        """Open-loop videos for the logger, and stills of them in DIR/report."""
+        videos = self.agent.report(batch)
+        self.logger.add(videos, prefix="eval")
+        vectors = self.agent.report_vectors(batch)
+        folder, count = self.logdir / "report", min(6, len(batch["action"]))
+        save_stills(folder, self.logger.frames, videos, vectors, count)
 
     def count_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
         self.step.increment()
@@ -246,6 +251,9 @@ class Run:
         self.logger.add(self.timer.shares(), prefix="time")
         report = self.agent.report(next(self.report_dataset))
         self.logger.add(report, prefix="train")
+        if self.config.log_histograms:
+            for name, value in parameters(self.agent).items():
+                self.logger.histogram(name, value)
         self.logger.write(fps=True)
 
     def log_episode(self, ep: dict[str, np.ndarray], worker: int, mode: str) -> None:
@@ -321,14 +329,16 @@ def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
 def make_logger(
     config: Config, logdir: Path, step: Counter, stack: ExitStack
 ) -> Logger:
-    """Terminal, metrics.jsonl and TensorBoard; what a resumed run does again, they
-    forget."""
+    """Terminal, metrics.jsonl and what --logger names; what a resumed run does again,
+    the files forget."""
     frames = int(step) * config.action_repeat
     jsonl = JSONLOutput(logdir)
     jsonl.truncate_after(frames)
-    tensorboard = TensorBoardOutput(logdir, purge_step=frames + 1)
-    stack.enter_context(closing(tensorboard))
-    outputs = [TerminalOutput(), jsonl, tensorboard]
+    outputs = [TerminalOutput(), jsonl]
+    for output in make_outputs(config.logger, logdir, config, frames):
+        if hasattr(output, "close"):
+            stack.enter_context(closing(output))
+        outputs.append(output)
     return Logger(step, outputs, multiplier=config.action_repeat)
 
 

@@ -244,8 +244,15 @@ def test_auto_means_reinforce_and_onehot_or_dynamics_and_trunc_normal():
         agent = make_agent(discrete=discrete)
         assert resolve_auto(agent.config, discrete) == chosen
         assert agent.task_behavior.config.actor_grad == chosen["actor_grad"]
-    agent = make_agent({"actor.dist": "tanh_normal", "actor_grad": "both"}, False)
-    assert resolve_auto(agent.config, False) == {}
+    asked = {"actor.dist": "tanh_normal", "actor_grad": "both"}
+    assert resolve_auto(make_agent(asked, discrete=False).config, False) == asked
+
+
+def test_a_distribution_that_makes_no_such_actions_is_an_error():
+    with pytest.raises(UsageError, match="'normal' does not fit discrete .* onehot"):
+        make_agent({"actor.dist": "normal"})
+    with pytest.raises(UsageError, match="'onehot' does not fit continuous .* trunc_n"):
+        make_agent({"actor.dist": "onehot"}, discrete=False)
 
 
 @pytest.mark.parametrize("dist", ["normal", "tanh_normal", "trunc_normal"])

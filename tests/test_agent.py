@@ -244,6 +244,13 @@ def test_training_returns_the_last_posterior_and_metrics_that_hold_no_graph():
     assert set(named.split()) <= set(metrics)
 
 
+def test_the_carried_state_is_the_last_posterior():
+    agent = make_agent()
+    _, last, outs, _ = agent.wm.loss(agent.to_device(make_batch()), None, Replayed())
+    for key, value in outs["post"].items():
+        assert torch.equal(last[key], value[:, -1]), key
+
+
 def test_the_carried_state_is_where_the_next_batch_begins():
     agent = make_agent()
     batch = agent.to_device(make_batch())

@@ -96,7 +96,7 @@ REFUSED_AT_ONCE = {
     "--precision 8": "Unknown precision '8': expected 16, 32, bfloat16, float16,",
     "--expl_behavior greed": "Unknown expl_behavior 'greed': expected greedy, Random,",
     "--actor_grad reinforced": "Unknown actor_grad 'reinforced': expected auto,",
-    "--actor.dist gaussian": "Unknown distribution 'gaussian': expected one of",
+    "--actor.dist gaussian": "actor.dist 'gaussian' does not fit discrete",
     "--rssm.act tan": "Unknown activation 'tan': expected one of",
     "--rssm.norm batch": "Unknown norm 'batch'",
     "--model_opt.opt adamw": "Unknown optimizer 'adamw': expected one of adam,",

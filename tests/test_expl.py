@@ -315,6 +315,7 @@ def test_the_model_loss_of_every_state_is_the_target(key):
     expl = agent.expl_behavior
     target = outs["kl"] if key == "kl" else -outs["log_prob"][key]
     assert target.shape == (BATCH, LENGTH)
+    assert not expl._target(outs).requires_grad
     before = snapshot(agent)
     error = 0.5 * (expl.head(outs["feat"]).mode() - target) ** 2
     expected = error.mean().item() + 0.5 * math.log(2 * math.pi)

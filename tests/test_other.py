@@ -11,6 +11,7 @@ from dreamerv2.common.noise import Noise
 from dreamerv2.common.other import (
     CarryOverState,
     RandomAgent,
+    RunningMeans,
     StreamNorm,
     Timer,
     action_noise,
@@ -232,6 +233,29 @@ def test_the_carried_state_goes_from_call_to_call():
     other.load_state_dict(carry.state_dict())
     other(3)
     assert seen[-1] == {"latent": 2}
+
+
+def metrics(**values):
+    return {key: torch.tensor(value) for key, value in values.items()}
+
+
+def test_running_means_are_of_the_updates_since_they_were_last_asked():
+    running = RunningMeans()
+    assert running.means() == {}
+    running.add(metrics(loss=1.0, norm=4.0))
+    running.add({"loss": torch.tensor(2.0, dtype=torch.bfloat16), **metrics(norm=8.0)})
+    running.add(metrics(loss=6.0, norm=0.0))
+    assert running.means() == {"loss": 3.0, "norm": 4.0}
+    assert running.means() == {}
+    running.add(metrics(other=5.0))  # Other names may come after the means.
+    assert running.means() == {"other": 5.0}
+
+
+def test_metrics_of_other_names_in_between_are_an_error():
+    running = RunningMeans()
+    running.add(metrics(loss=1.0))
+    with pytest.raises(ValueError, match=r"were \['loss'\] and are \['norm'\] now"):
+        running.add(metrics(norm=1.0))
 
 
 def test_the_timer_tells_shares_of_the_time_since_it_was_last_asked():

@@ -22,6 +22,7 @@ from run_tools import (
 )
 
 from dreamerv2.common.config import Config
+from dreamerv2.common.outputs import scalar_tag
 
 REPEAT = 4  # Frames per policy step of Atari.
 PONG = ["--configs", "defaults", "atari", "debug", "--task", "atari_pong", *NETWORKS]
@@ -56,7 +57,7 @@ def test_a_run_leaves_everything_in_its_logdir(pong):
     (event_file,) = (name for name in names if name.startswith("events.out.tfevents."))
     assert names == {
         *("config.yaml", "metrics.jsonl", "variables.pt", event_file),
-        *("train_episodes", "eval_episodes"),
+        *("train_episodes", "eval_episodes", "report"),
     }
     config = Config.load(logdir / "config.yaml")
     assert (config.task, config.steps) == ("atari_pong", 300)
@@ -123,9 +124,9 @@ def test_tensorboard_has_the_scalars_of_the_metrics(pong):
     logdir, _ = pong
     board = events(logdir)
     keys = {key for line in metrics(logdir) for key in line} - {"step"}
-    assert set(board.Tags()["scalars"]) == {f"scalars/{key}" for key in keys}
+    assert set(board.Tags()["scalars"]) == {scalar_tag(key) for key in keys}
     for key in ("train_return", "model_loss", "eval_length"):
-        found = [(event.step, event.value) for event in board.Scalars(f"scalars/{key}")]
+        found = [(event.step, event.value) for event in board.Scalars(scalar_tag(key))]
         assert found == [(step, np.float32(x)) for step, x in series(logdir, key)]
 
 

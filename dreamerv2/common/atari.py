@@ -112,6 +112,11 @@ class Atari:
         obs = self._obs()
         return with_signals(obs, reward, is_last=self._over, is_terminal=self._over)
 
+    @property
+    def action_names(self) -> list[str]:
+        """What the actions mean, such as NOOP or UPFIRE."""
+        return [action.name for action in self._actions]
+
     def render(self) -> np.ndarray:
         """The screen in full size and colour, (210, 160, 3) uint8 for most games."""
         return self._ale.getScreenRGB()

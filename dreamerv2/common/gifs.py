@@ -95,27 +95,51 @@ def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
             f"not {frames.dtype} {frames.shape}."
         )
     length, height, width, _ = frames.shape
-    if not (length and 0 < height < 2**16 and 0 < width < 2**16):
+    if not length:
         raise ValueError(f"A GIF cannot have frames {frames.shape}.")
+    head = gif_head(height, width)
+    return b"".join([head, *(gif_frame(frame, fps) for frame in frames), GIF_END])
+
+
+GIF_END = b";"
+
+
+def gif_head(height: int, width: int) -> bytes:
+    """What a GIF begins with, for who writes one frame by frame; see encode_gif."""
+    if not (0 < height < 2**16 and 0 < width < 2**16):
+        raise ValueError(f"A GIF cannot have frames of {height}x{width}.")
+    return b"".join(
+        [
+            # Signature, size, flags (a table of 256 colors), background, aspect.
+            b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0),
+            _GRAYS.tobytes(),
+            b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", 0, 0),  # for ever
+        ]
+    )
+
+
+def gif_frame(frame: np.ndarray, fps: float) -> bytes:
+    """One frame (H, W, C) uint8 of a GIF that began with gif_head."""
     if not 0 < fps <= 100:
         raise ValueError(f"A GIF plays at most 100 frames per second, not {fps}.")
-    gray = frames.shape[-1] == 1 or bool((frames == frames[..., :1]).all())
-    delay = max(2, round(100 / fps))
-    parts = [
-        # Signature, size, flags (a global table of 256 colors), background, aspect.
-        b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0),
-        _GRAYS.tobytes(),
-        b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", 0, 0),  # 0: for ever
-    ]
-    for frame in frames:
-        pixels, palette = (frame[..., 0], None) if gray else _quantize(frame)
-        # Disposal 1, leave in place: the next frame covers it all.
-        parts.append(b"!\xf9\x04" + struct.pack("<BHBB", 1 << 2, delay, 0, 0))
-        flags = 0 if palette is None else 0x87  # a table of 256 colors of its own
-        parts.append(b"," + struct.pack("<HHHHB", 0, 0, width, height, flags))
-        parts.append(b"" if palette is None else palette.tobytes())
-        parts.append(_compress(pixels))
-    return b"".join([*parts, b";"])
+    height, width, _ = frame.shape
+    gray = bool((frame == frame[..., :1]).all())
+    pixels, palette = (frame[..., 0], None) if gray else _quantize(frame)
+    flags = 0 if palette is None else 0x87  # a table of 256 colors of its own
+    return b"".join(
+        [
+            # Disposal 1, leave in place: the next frame covers it all.
+            b"!\xf9\x04" + struct.pack("<BHBB", 1 << 2, _delay(fps), 0, 0),
+            b"," + struct.pack("<HHHHB", 0, 0, width, height, flags),
+            b"" if palette is None else palette.tobytes(),
+            _compress(pixels),
+        ]
+    )
+
+
+def _delay(fps: float) -> int:
+    """Between frames, in 1/100 s."""
+    return max(2, round(100 / fps))
 
 
 def _as_uint8(value: Any) -> np.ndarray:
@@ -150,13 +174,15 @@ def _compress(pixels: np.ndarray) -> bytes:
 def _quantize(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) colors -> (H, W) color numbers and a (256, 3) palette."""
     height, width, _ = frame.shape
-    red, green, blue = np.moveaxis(frame.astype(np.uint32), -1, 0)
-    colors, pixels = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
     palette = np.zeros((_COLORS, 3), np.uint8)
-    if len(colors) <= _COLORS:
+    known = Image.fromarray(np.ascontiguousarray(frame)).getcolors(_COLORS)
+    if known is not None:
+        red, green, blue = np.moveaxis(frame.astype(np.uint32), -1, 0)
+        colors = np.array(sorted(r << 16 | g << 8 | b for _, (r, g, b) in known))
         channels = (colors >> 16, colors >> 8 & 255, colors & 255)
         palette[: len(colors)] = np.stack(channels, -1)
-        return pixels.reshape(height, width).astype(np.uint8), palette
+        pixels = np.searchsorted(colors, red << 16 | green << 8 | blue)
+        return pixels.astype(np.uint8), palette
     # Colors found among some of the pixels are nearly as good and ten times as fast.
     picks = np.random.default_rng(0).integers(0, height * width, _SAMPLES)
     sample = Image.fromarray(frame.reshape(-1, 3)[picks].reshape(-1, 64, 3))

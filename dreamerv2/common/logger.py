@@ -3,15 +3,15 @@
 The Logger keeps what it is given until `write`, brings it to the host in one go, and
 hands it to its outputs. An output is any callable that takes a list of
 `(step, name, value)`, where a value is a numpy array whose number of dimensions says
-what it is: 0 for a scalar, 3 for an image (H, W, C), 4 for a video (T, H, W, C), the
-last two uint8 with C 1 or 3.
+what it is: 0 for a scalar, 1 for the samples of a histogram, 3 for an image (H, W, C),
+4 for a video (T, H, W, C), the last two uint8 with C 1 or 3. Those beyond the terminal
+and metrics.jsonl are in `outputs.py`.
 """
 
 import contextlib
 import json
 import math
 import os
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -22,16 +22,19 @@ import numpy as np
 import torch
 
 from dreamerv2.common.checkpoint import cannot_write, write_atomically
-from dreamerv2.common.gifs import (
-    as_image,
-    as_video,
-    check_picture,
-    encode_gif,
-    encode_png,
-)
+from dreamerv2.common.gifs import as_image, as_video, check_picture
+from dreamerv2.common.outputs import Output, Summary, TensorBoardOutput, WandBOutput
 
-Summary = tuple[int, str, np.ndarray]
-Output = Callable[[list[Summary]], None]
+__all__ = [
+    "JSONLOutput",
+    "Logger",
+    "Output",
+    "Summary",
+    "TensorBoardOutput",
+    "TerminalOutput",
+    "WandBOutput",
+    "format_number",
+]
 
 
 class Logger:
@@ -52,6 +55,7 @@ class Logger:
         self._multiplier = multiplier
         self._scalars: dict[str, list[Any]] = defaultdict(list)
         self._pictures: dict[str, tuple[str, Any]] = {}
+        self._samples: dict[str, Any] = {}
         self.restart_clock()
 
     @property
@@ -104,6 +108,19 @@ class Logger:
             )
         self._scalars[name].append(value.detach() if is_tensor else value)
 
+    def histogram(self, name: str, value: Any) -> None:
+        """Add numbers to show the distribution of; of several with one name the last
+        is written.
+
+        Args:
+          name: The metric's name.
+          value: An array or tensor of any shape. A tensor is copied to the host here,
+            since its memory may well be overwritten before `write`.
+        """
+        if isinstance(value, torch.Tensor):
+            value = value.detach().float().cpu().numpy()
+        self._samples[name] = np.array(value).ravel()
+
     def image(self, name: str, value: Any) -> None:
         """Add an image; of several with one name the last is written.
 
@@ -148,6 +165,8 @@ class Logger:
         for name, (kind, value) in pictures.items():
             value = as_image(value) if kind == "image" else as_video(value)
             summaries.append((step, name, value))
+        samples, self._samples = self._samples, {}
+        summaries += [(step, name, value) for name, value in samples.items()]
         if summaries:
             for output in self._outputs:
                 output(summaries)
@@ -253,85 +272,6 @@ class JSONLOutput:
             if whole < len(content):
                 file.truncate(whole)
                 self._warn(f"Removed a line that was cut short from {self.path}.")
-
-
-class TensorBoardOutput:
-    """Writes scalars (as `scalars/NAME`), images, and videos as GIFs for TensorBoard.
-
-    Args:
-      logdir: The folder for the event file; made if it is missing.
-      fps: Frames per second of the videos.
-      purge_step: Have TensorBoard forget what earlier files in the folder hold at
-        this step (in frames) and later ones: a run that resumes from a checkpoint
-        gives the checkpoint's step + 1.
-
-    Raises:
-      UsageError: The folder cannot be written to, or the disk is full.
-    """
-
-    def __init__(
-        self, logdir: str | os.PathLike, fps: float = 20, purge_step: int | None = None
-    ):
-        # TensorBoard's own protocol buffers and nothing more: its writers import
-        # TensorFlow, if there is one, which takes seconds and memory.
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._proto, self._summary = event_pb2, summary_pb2
-        self._fps = fps
-        # TensorBoard reads a folder's files in the order of their names.
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
-        self._path = Path(logdir) / f"{name}.{os.getpid()}"
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = RecordWriter(self._path.open("xb"))
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
-        events = [event_pb2.Event(file_version="brain.Event:2")]
-        if purge_step is not None:
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            events.append(event_pb2.Event(step=purge_step, session_log=start))
-        self._write(events)
-
-    def __call__(self, summaries: list[Summary]) -> None:
-        events = []
-        for step, name, value in summaries:
-            summary = self._summary.Summary(value=[self._convert(name, value)])
-            events.append(self._proto.Event(step=step, summary=summary))
-        self._write(events)
-
-    def close(self) -> None:
-        """Close the event file; nothing can be written after."""
-        self._writer.close()
-
-    def _convert(self, name: str, value: np.ndarray) -> Any:
-        value = np.asarray(value)
-        if value.ndim == 0:
-            return self._summary.Summary.Value(
-                tag=f"scalars/{name}", simple_value=float(value)
-            )
-        if value.ndim == 4:
-            video = as_video(value)
-            shape, data = video.shape[1:], encode_gif(video, self._fps)
-        else:
-            image = as_image(value)
-            shape, data = image.shape, encode_png(image)
-        image = self._summary.Summary.Image(
-            height=shape[0],
-            width=shape[1],
-            colorspace=shape[2],
-            encoded_image_string=data,
-        )
-        return self._summary.Summary.Value(tag=name, image=image)
-
-    def _write(self, events: list[Any]) -> None:
-        try:
-            for event in events:
-                event.wall_time = time.time()
-                self._writer.write(event.SerializeToString())
-            self._writer.flush()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
 
 
 def format_number(value: float) -> str:

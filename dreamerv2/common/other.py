@@ -193,8 +193,7 @@ class StreamNorm(Module):
         self.mag.copy_(self._momentum * self.mag + new)
 
     def transform(self, inputs: Tensor) -> Tensor:
-        # A copy: a later update must not change what backward sees.
-        return inputs / (self.mag.clone() + self._eps) * self._scale
+        return inputs / (self.mag + self._eps) * self._scale
 
 
 class CarryOverState:

@@ -60,6 +60,7 @@ class Crafter:
             **{k: Box(0, 2**31 - 1, (), dtype) for k, dtype in logs.items()},
         }
         self.act_space = {"action": Discrete(self._env.action_space.n)}
+        self.action_names = list(crafter.constants.actions)
 
     def reset(self) -> dict[str, Any]:
         """A new world."""

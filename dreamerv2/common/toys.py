@@ -30,6 +30,7 @@ class ToyCatch:
     """
 
     CELLS = 8
+    action_names = ("left", "stay", "right")
     RANDOM_RETURN = -2.25  # With 3 balls.
     BEST_RETURN = 3.0
 

@@ -1,0 +1,225 @@
+"""Draws what plot.py has gathered: a panel per task and per aggregate over tasks."""
+
+import argparse
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import is_color_like, to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from dreamerv2.common.errors import UsageError
+
+CONTRAST = (
+    "#0022ff",
+    "#ff3300",
+    "#009e3d",
+    "#9933cc",
+    "#ff9900",
+    "#00a5b5",
+    "#8c5a2b",
+    "#e0529c",
+    "#5b6b00",
+    "#555555",
+    "#70b0ff",
+    "#ffa08c",
+)
+PUBLISHED = {"dreamerv2": "DreamerV2 (published)", "reference": "reference (TF2)"}
+STAT_TITLES = {
+    "gamer_median": "Gamer median",
+    "gamer_mean": "Gamer mean",
+    "record_mean": "Record mean",
+    "clip_record_mean": "Clipped record mean",
+    "mean": "Mean over tasks",
+    "median": "Median over tasks",
+    "tasks": "Tasks",
+}
+_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
+
+
+def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
+    """The figure of what `plot.summarize` returns.
+
+    args: size, cols, xlim, ylim, xlimticks, ylimticks, xticks, yticks, palette,
+    colors, legendcols.
+    """
+    panels = [*data["tasks"].values(), *data["stats"].values()]
+    titles = [*map(task_title, data["tasks"]), *map(STAT_TITLES.get, data["stats"])]
+    cols = min(args.cols, len(panels))
+    rows = -(-len(panels) // cols)
+    methods = list(dict.fromkeys(m for panel in panels for m in panel["methods"]))
+    colors = choose_colors(methods, args.palette, args.colors)
+    baselines = dict.fromkeys(b for panel in panels for b in panel["baselines"])
+    styles = dict(zip(baselines, itertools.cycle(_STYLES)))  # noqa: B905
+    width, height = args.size[0] * cols, args.size[1] * rows
+    figure = Figure((width, height + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, cols, squeeze=False).ravel()
+    for axis in grid[len(panels) :]:
+        axis.set_visible(False)
+    for index, panel in enumerate(panels):
+        axis = grid[index]
+        is_task = index < len(data["tasks"])
+        right = _right(panel, args.xlim)
+        _draw_behind(axis, panel, styles, right)
+        for method, curve in panel["methods"].items():
+            _draw_curve(axis, method, curve, colors[method], data["agg"])
+        axis.set_title(titles[index], fontsize=10)
+        _set_axes(axis, args, right, is_task)
+        if index + cols >= len(panels):
+            axis.set_xlabel(data["xaxis"], fontsize=8)
+        if is_task and index % cols == 0:
+            axis.set_ylabel(data["yaxis"], fontsize=8)
+    _draw_legend(figure, grid[: len(panels)], args.legendcols)
+    return figure
+
+
+def task_title(task: str) -> str:
+    """atari_space_invaders -> Space Invaders; of other suites, the whole name."""
+    name = task.removeprefix("atari_")
+    return name.replace("_", " ").title() if name != task else task
+
+
+def choose_colors(
+    methods: Sequence[str], palette: Sequence[str], chosen: Mapping[str, str]
+) -> dict[str, str]:
+    """A color for each method: the chosen one, or the palette's next.
+
+    Raises UsageError for what is neither a color nor a palette, and for a choice for
+    a method that there is not.
+    """
+    for method, color in chosen.items():
+        if method not in methods:
+            raise UsageError(
+                f"--colors gives {method!r} a color, but the methods are "
+                f"{', '.join(methods)}."
+            )
+        if not is_color_like(color):
+            raise UsageError(
+                f"--colors has {color!r}, which is no color: write a name such as red, "
+                "or #ff0000."
+            )
+    if all(map(is_color_like, palette)):
+        colors = list(palette)
+    elif list(palette) == ["contrast"]:
+        colors = list(CONTRAST)
+    elif len(palette) == 1 and palette[0] in matplotlib.colormaps:
+        table = matplotlib.colormaps[palette[0]]
+        if table.N <= 20:  # A list of colors rather than a gradient.
+            colors = [to_hex(table(i)) for i in range(table.N)]
+        else:
+            points = np.linspace(0.1, 0.9, max(2, len(methods)))
+            colors = [to_hex(table(point)) for point in points]
+    else:
+        raise UsageError(
+            f"Unknown --palette {' '.join(palette)}: expected contrast, a colormap of "
+            "matplotlib such as tab10 or viridis, or colors such as red '#0000ff'."
+        )
+    pairs = zip(methods, itertools.cycle(colors))  # noqa: B905
+    return {method: chosen.get(method, color) for method, color in pairs}
+
+
+def format_tick(value: float, position: int | None = None) -> str:
+    """2500 -> 2.5K, 2e8 -> 200M, 0.25 -> 0.25."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}" if abs(value) > 1e-12 else "0"
+
+
+def _right(panel: Mapping[str, Any], xlim: Sequence[float] | None) -> float:
+    """Where the panel ends: published curves do not stretch it."""
+    if xlim:
+        return xlim[1]
+    return max(curve["x"][-1] for curve in panel["methods"].values())
+
+
+def _draw_behind(
+    axis: Axes, panel: Mapping[str, Any], styles: Mapping[str, Any], right: float
+) -> None:
+    for name, value in panel["baselines"].items():
+        label = name.replace("_", " ")
+        style = {"color": "#888888", "lw": 0.9, "ls": styles[name], "zorder": 1}
+        axis.axhline(value, label=label, **style)
+    for name, curve in panel["published"].items():
+        shown = curve["x"] <= right * (1 + 1e-9)
+        if not shown.any():
+            continue
+        x, y = curve["x"][shown], curve["mean" if "mean" in curve else "y"][shown]
+        marker = "o" if len(x) == 1 else None
+        style = {"color": "#777777", "lw": 1.6, "zorder": 2, "marker": marker, "ms": 3}
+        axis.plot(x, y, label=PUBLISHED.get(name, name), **style)
+        if "std" in curve:
+            std = curve["std"][shown]
+            band = {"color": "#777777", "alpha": 0.18, "lw": 0, "zorder": 1}
+            axis.fill_between(x, y - std, y + std, **band)
+
+
+def _draw_curve(
+    axis: Axes, method: str, curve: Mapping[str, Any], color: str, agg: str
+) -> None:
+    """One method: solid where all its seeds have values, dotted where some ended."""
+    x = curve["x"]
+    style = {"color": color, "marker": "o" if len(x) == 1 else None, "ms": 3}
+    if "y" in curve:  # An aggregate over tasks.
+        axis.plot(x, curve["y"], lw=1.6, label=method, zorder=4, **style)
+    elif agg == "none":
+        for i, values in enumerate(curve["runs"].values()):
+            label = method if i == 0 else None
+            axis.plot(x, values, lw=1.1, label=label, zorder=4, **style)
+    else:
+        whole = curve["seeds"] == curve["seeds"].max()
+        solid = np.where(whole, curve["middle"], np.nan)
+        axis.plot(x, curve["middle"], lw=1.0, ls=":", zorder=3, **style)
+        axis.plot(x, solid, lw=1.6, label=method, zorder=4, **style)
+        band = {"color": color, "alpha": 0.18, "lw": 0, "zorder": 2}
+        axis.fill_between(x, curve["low"], curve["high"], **band)
+
+
+def _set_axes(
+    axis: Axes, args: argparse.Namespace, right: float, is_task: bool
+) -> None:
+    if args.xlim:
+        axis.set_xlim(args.xlim)
+    else:
+        left = min(0.0, *(line.get_xdata()[0] for line in axis.lines), 0.0)
+        axis.set_xlim(left, right if right > left else left + 1)
+    if args.ylim and is_task:
+        axis.set_ylim(args.ylim)
+    for one, count, at_ends in (
+        (axis.xaxis, args.xticks, args.xlimticks),
+        (axis.yaxis, args.yticks, args.ylimticks),
+    ):
+        one.set_major_formatter(FuncFormatter(format_tick))
+        if at_ends:
+            one.set_ticks(np.linspace(*sorted(one.get_view_interval()), max(2, count)))
+        else:
+            one.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
+    axis.tick_params(labelsize=8, length=3)
+    axis.grid(color="#eeeeee", lw=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _draw_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """One legend for all panels: methods first, then what is behind them."""
+    handles = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles, key=lambda label: -handles[label].get_zorder())
+    figure.legend(
+        [handles[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=min(columns, max(1, math.floor(figure.get_figwidth() / 1.6))),
+        fontsize=8,
+        frameon=False,
+    )

@@ -1,0 +1,237 @@
+"""Keys: what an environment's own keys are, and scripts of keys for a run unseen.
+
+Keys have pygame's names ("a", "space", "left", "f1"), but "esc" for escape.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.common.errors import UsageError
+
+ALIASES = {
+    "escape": "esc",
+    "=": "+",  # The same key on many keyboards.
+    "[+]": "+",
+    "[-]": "-",
+    "_": "-",
+    "period": ".",
+    "[.]": ".",
+    "plus": "+",
+    "minus": "-",
+    "fire": "space",
+}
+
+# Taken by the programs themselves, so never by an environment.
+COMMANDS = ("m", "k", "l", "i", "r", "f", "esc", "v", "p", ".", "+", "-")
+COMMANDS += ("b", "n", "c", "f1")
+
+_SPARE = "1234567890" + "wasdqezxtyuoghj"
+_KNOWN = (*COMMANDS, *_SPARE, "space", "left", "right", "up", "down")
+
+_WORDS = {
+    "up": "up",
+    "forward": "up",
+    "north": "up",
+    "down": "down",
+    "south": "down",
+    "left": "left",
+    "west": "left",
+    "right": "right",
+    "east": "right",
+    "fire": "space",
+    "do": "space",
+    "toggle": "space",
+}
+_IDLE = ("noop", "stay", "none", "idle", "nothing", "still")
+
+# Environments that do not say what their actions mean.
+_NAMES = {
+    "CartPole": ("left", "right"),
+    "MountainCar": ("left", "noop", "right"),
+    "Acrobot": ("left", "noop", "right"),
+    "LunarLander": ("noop", "left", "up", "right"),
+    "FrozenLake": ("left", "down", "right", "up"),
+    "CliffWalking": ("up", "right", "down", "left"),
+    "Taxi": ("down", "up", "right", "left", "pickup", "dropoff"),
+}
+
+
+class GameKeys:
+    """Which keys play an environment, and the action of those that are held.
+
+    The space decides: for one-hot actions each key, or several at once, is one action,
+    by its name; for continuous ones left/right is the first number, up/down the
+    second, and pairs of letters the others, all the way to the bounds.
+
+    Args:
+      space: of the action: a OneHotSpace, or a Box (A,).
+      names: of the actions of a OneHotSpace; without them they are numbered.
+    """
+
+    def __init__(self, space: Any, names: Sequence[str] = ()):
+        self._space = space
+        self._discrete = bool(getattr(space, "discrete", False))
+        if self._discrete:
+            count = space.shape[0]
+            names = list(names) if len(names) == count else []
+            self._names = names or [f"action {i}" for i in range(count)]
+            self._combos = _combos(self._names)
+            self._aliases = _vertical(self._combos)
+        else:
+            self._pairs = _pairs(space.shape[0])
+            self._combos, self._aliases = {}, {}
+
+    @property
+    def keys(self) -> set[str]:
+        """Every key that plays."""
+        if self._discrete:
+            return {key for combo in self._combos for key in combo} | {*self._aliases}
+        return {key for pair in self._pairs for key in pair}
+
+    def action(self, held: Iterable[str]) -> np.ndarray:
+        """The action (A,) float32 for the keys that are held."""
+        held = {self._aliases.get(key, key) for key in held}
+        if not self._discrete:
+            return self._continuous(held)
+        fitting = [combo for combo in self._combos if combo <= held]
+        best = max(fitting, key=len, default=None)
+        index = self._combos[best] if best is not None else 0
+        return np.eye(len(self._names), dtype=np.float32)[index]
+
+    def name(self, action: np.ndarray) -> str:
+        """An action in words."""
+        if self._discrete:
+            return self._names[int(np.argmax(action))].lower().replace("_", " ")
+        return " ".join(f"{value:+.2f}" for value in action[:4])
+
+    def help(self) -> list[tuple[str, str]]:
+        """(keys, meaning) of all of them."""
+        if not self._discrete:
+            names = [f"action {i}: less, more" for i in range(len(self._pairs))]
+            return [(" ".join(p), n) for p, n in zip(self._pairs, names, strict=True)]
+        rows = []
+        for combo, index in self._combos.items():
+            if len(combo) == 1:
+                (key,) = combo
+                keys = [key, *(k for k, v in self._aliases.items() if v == key)]
+                name = self._names[index].lower().replace("_", " ")
+                rows.append((" ".join(keys), name))
+        return rows
+
+    def _continuous(self, held: set[str]) -> np.ndarray:
+        low = np.where(np.isfinite(self._space.low), self._space.low, -1)
+        high = np.where(np.isfinite(self._space.high), self._space.high, 1)
+        action = np.clip(np.zeros(len(self._pairs)), low, high)
+        for index, (less, more) in enumerate(self._pairs):
+            if (less in held) != (more in held):
+                action[index] = low[index] if less in held else high[index]
+        return action.astype(np.float32)
+
+
+def action_names(env: Any) -> list[str]:
+    """What an environment says that its discrete actions mean; empty if nothing."""
+    names = getattr(env, "action_names", None)
+    if names is not None:
+        return [str(name) for name in names]
+    base = getattr(env, "unwrapped", None)
+    if hasattr(base, "get_action_meanings"):
+        return [str(name) for name in base.get_action_meanings()]
+    members = getattr(getattr(base, "actions", None), "__members__", None)
+    if members:  # MiniGrid's.
+        return list(members)
+    spec = getattr(base, "spec", None)
+    match = re.match(r"[A-Za-z]+", getattr(spec, "id", ""))
+    return list(_NAMES.get(match[0], ())) if match else []
+
+
+def _combos(names: Sequence[str]) -> dict[frozenset[str], int]:
+    """The keys of each action: by its name, else the next spare one."""
+    combos: dict[frozenset[str], int] = {}
+    nameless = []
+    word = "|".join(_WORDS)
+    for index, name in enumerate(names):
+        name = name.lower().replace("_", "").replace(" ", "")
+        match = re.fullmatch(f"(?:move|turn|go)?((?:{word})+)", name)
+        keys = frozenset(_WORDS[w] for w in re.findall(word, match[1])) if match else ()
+        combo = frozenset() if name in _IDLE else keys
+        if (match or name in _IDLE) and combo not in combos:
+            combos[combo] = index
+        else:
+            nameless.append(index)
+    for index, key in zip(nameless, _SPARE, strict=False):
+        combos[frozenset([key])] = index
+    return combos
+
+
+def _vertical(combos: dict[frozenset[str], int]) -> dict[str, str]:
+    """In Pong, up and down are called right and left: take those keys as well."""
+    used = {key for combo in combos for key in combo}
+    if {"left", "right"} <= used and not {"up", "down"} & used:
+        return {"up": "right", "down": "left"}
+    return {}
+
+
+def _pairs(size: int) -> list[tuple[str, str]]:
+    pairs = [("left", "right"), ("down", "up"), ("a", "d"), ("s", "w"), ("q", "e")]
+    pairs += [("z", "x"), ("t", "y"), ("u", "o"), ("g", "h")]
+    pairs += [(a, b) for a, b in zip("13579", "24680", strict=True)]
+    # More joints than a person has fingers stand still.
+    return [pairs[i] if i < len(pairs) else ("", "") for i in range(size)]
+
+
+def canonical(key: str) -> str:
+    """One name for each key."""
+    key = key.lower()
+    return ALIASES.get(key, key)
+
+
+@dataclass(frozen=True)
+class Press:
+    """A key that goes down at a step and is held for some."""
+
+    step: int
+    key: str
+    steps: int = 1
+
+
+class Script:
+    """Keys to be pressed at given steps, as in "i 100:k 120:left*20 200:m".
+
+    A word is STEP:KEY; without a step it is pressed at step 0. KEY*N holds the key for
+    N steps instead of one. Raises UsageError for words that are none of these.
+    """
+
+    def __init__(self, text: str = ""):
+        self._presses = sorted(
+            (_parse(word) for word in text.split()), key=lambda press: press.step
+        )
+
+    @property
+    def last(self) -> int:
+        """The last step at which a key is held."""
+        return max((press.step + press.steps for press in self._presses), default=0)
+
+    def apply(self, player: Any, step: int) -> list[str]:
+        """Release and press what is due; returns the pressed keys."""
+        for press in self._presses:
+            if press.step + press.steps == step:
+                player.release(press.key)
+        pressed = [press.key for press in self._presses if press.step == step]
+        for key in pressed:
+            player.press(key)
+        return pressed
+
+
+def _parse(word: str) -> Press:
+    match = re.fullmatch(r"(?:(\d+):)?(.|[A-Za-z]\w*?)(?:\*(\d+))?", word)
+    key = canonical(match[2]) if match else ""
+    if not match or key not in _KNOWN or match[3] == "0":
+        raise UsageError(
+            f"--keys has the word {word!r}: expected KEY, STEP:KEY or STEP:KEY*STEPS, "
+            f"with a key of {' '.join(_KNOWN)}."
+        )
+    return Press(int(match[1] or 0), key, int(match[3] or 1))

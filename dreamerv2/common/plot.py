@@ -1,0 +1,279 @@
+r"""Learning curves of many runs, with baselines and published curves behind them.
+
+    python dreamerv2/common/plot.py --indir ~/logdir --outdir ~/plots \
+        --xaxis step --yaxis eval_return --bins 1e6
+
+Runs lie as TASK/METHOD/SEED/metrics.jsonl below --indir. Writes curves.png and
+curves.pdf, a panel per task and per aggregate over tasks, and curves.json with every
+number in them.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.common import figure, scores
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.plotflags import parse
+from dreamerv2.common.runs import (
+    Run,
+    aggregate,
+    load_runs,
+    make_curve,
+    nice_width,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code: 2 for what the user can mend."""
+    try:
+        for path in plot(parse(argv, __doc__)):
+            print(f"Wrote {path}.")
+    except UsageError as error:
+        print(f"plot: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def plot(args: argparse.Namespace) -> list[Path]:
+    """Load, aggregate, draw, and write. Returns the files written."""
+    runs = load_runs(
+        args.indir,
+        args.xaxis,
+        args.yaxis,
+        args.tasks,
+        args.methods,
+        args.prefix,
+        args.maxval,
+        warn=_warn,
+    )
+    data = summarize(rename(runs, args.labels, args.xmult), args)
+    outdir = args.outdir
+    if args.subdir:
+        outdir = outdir / (args.indir[0].resolve().name or "root")
+    counts = {
+        "run": len(runs),
+        "method": len({run.method for run in runs}),
+        "task": len(data["tasks"]),
+    }
+    shown = (f"{count} {name}{'s'[: count > 1]}" for name, count in counts.items())
+    print(f"{', '.join(shown)}.")
+    drawn = figure.draw(data, args)
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        for kind in ("png", "pdf"):
+            drawn.savefig(outdir / f"curves.{kind}", dpi=args.dpi)
+        text = json.dumps(plain(data), indent=1, allow_nan=False)
+        (outdir / "curves.json").write_text(text + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write to {outdir} ({error.strerror}): choose another --outdir."
+        ) from error
+    return [outdir / f"curves.{kind}" for kind in ("png", "pdf", "json")]
+
+
+def rename(runs: Sequence[Run], labels: Mapping[str, str], xmult: float) -> list[Run]:
+    """Runs with other names for methods, and x times a factor."""
+    unknown = sorted(set(labels) - {run.method for run in runs})
+    if unknown:
+        known = ", ".join(dict.fromkeys(run.method for run in runs))
+        raise UsageError(
+            f"--labels renames {unknown[0]!r}, which is none of the methods {known}."
+        )
+    return [
+        Run(
+            run.task,
+            labels.get(run.method, run.method),
+            run.seed,
+            run.path,
+            run.x * xmult,
+            run.y,
+        )
+        for run in runs
+    ]
+
+
+def summarize(runs: Sequence[Run], args: argparse.Namespace) -> dict[str, Any]:
+    """Every number that is drawn, as nested dicts of arrays: what curves.json holds.
+
+    `tasks`: per task, `methods` with x, middle, low, high, mean, std, min, max, seeds
+    (how many have a value), runs (each seed's values); `published` curves; and
+    `baselines`. `stats`: per aggregate, the same with x, y and the tasks in it.
+    """
+    width = nice_width(runs) if args.bins < 0 else args.bins
+    baselines = scores.load_baselines() if args.baselines else {}
+    drawn = choose_baselines(args.baselines, baselines)
+    published = load_published(args.xaxis, args.yaxis, args.xmult, drawn)
+    # Scores are returns; other metrics are not to be compared with them.
+    has_scores = args.yaxis.endswith("return")
+    tasks: dict[str, dict[str, Any]] = {}
+    for task in dict.fromkeys(run.task for run in runs):
+        known = baselines.get(task, {}) if has_scores else {}
+        tasks[task] = {
+            "methods": {},
+            "published": published.get(task, {}),
+            "baselines": {name: known[name] for name in drawn if name in known},
+        }
+        for method in dict.fromkeys(run.method for run in runs):
+            some = [run for run in runs if (run.task, run.method) == (task, method)]
+            if some:
+                tasks[task]["methods"][method] = describe(some, width, args.agg)
+    units = scores.load_baselines() if has_scores else {}
+    stats = args.stats or default_stats(list(tasks), units)
+    return {
+        "xaxis": args.xaxis,
+        "yaxis": args.yaxis,
+        "bins": width,
+        "agg": args.agg,
+        "tasks": tasks,
+        "stats": {
+            stat: panel
+            for stat in stats
+            if stat != "none" and (panel := over_tasks(tasks, stat, units, drawn))
+        },
+    }
+
+
+def describe(runs: Sequence[Run], width: float, agg: str) -> dict[str, Any]:
+    """One method on one task."""
+    curve = make_curve(runs, width)
+    middle, low, high = curve.spread(agg if agg != "none" else "mean")
+    mean, _, above = curve.spread("std1")
+    return {
+        "x": curve.x,
+        "middle": middle,
+        "low": low,
+        "high": high,
+        "mean": mean,
+        "std": above - mean,
+        "min": np.nanmin(curve.values, 0),
+        "max": np.nanmax(curve.values, 0),
+        "seeds": curve.counts,
+        "runs": dict(zip(unique(curve.seeds), curve.values, strict=True)),
+    }
+
+
+def over_tasks(
+    tasks: Mapping[str, Any],
+    stat: str,
+    units: Mapping[str, Mapping[str, float]],
+    drawn: Sequence[str],
+) -> dict[str, Any] | None:
+    """One aggregate of every method, of the published curves, and of the baselines,
+    each over those of the tasks that it has. None if no method has any."""
+
+    def curves(kind: str, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        having = {task: x[kind][name] for task, x in tasks.items() if name in x[kind]}
+        return {task: (curve["x"], curve["mean"]) for task, curve in having.items()}
+
+    panel: dict[str, Any] = {}
+    for kind in ("methods", "published"):
+        names = dict.fromkeys(name for task in tasks.values() for name in task[kind])
+        found = {name: aggregate(curves(kind, name), stat, units) for name in names}
+        panel[kind] = {
+            name: dict(zip(("x", "y", "tasks"), result, strict=True))
+            for name, result in found.items()
+            if result
+        }
+    if not panel["methods"]:
+        return None
+    covered = {len(x["tasks"]) for x in panel["methods"].values()}
+    if len(covered) > 1:
+        _warn(f"The methods have different tasks, and each {stat} is over its own.")
+    panel["baselines"] = {}
+    if stat in scores.SCALES:
+        used = dict.fromkeys(t for x in panel["methods"].values() for t in x["tasks"])
+        for name in drawn:
+            values = [
+                scores.normalize(units[task][name], units[task], scores.SCALES[stat])
+                for task in used
+                if name in units[task]
+            ]
+            if len(values) == len(used):
+                value = scores.reduce_tasks(np.array(values), stat)
+                panel["baselines"][name] = float(value)
+    return panel
+
+
+def default_stats(
+    tasks: Sequence[str], units: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """The human-normalised aggregates of two or more Atari tasks, and the mean of two
+    or more of DM Control, whose returns are all on one scale."""
+    atari = [task for task in tasks if "human_record" in units.get(task, {})]
+    control = [task for task in tasks if task.startswith("dmc_")]
+    if len(atari) > 1:
+        return list(scores.SCALES)
+    return ["mean", "median"] if 1 < len(control) == len(tasks) and units else ["none"]
+
+
+def choose_baselines(
+    patterns: Sequence[str], baselines: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """The names that have one of the patterns in them, in the patterns' order."""
+    known = dict.fromkeys(["dreamerv2", "reference"])
+    known.update(dict.fromkeys(name for task in baselines.values() for name in task))
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        found = [name for name in known if re.search(pattern, name)]
+        if not found:
+            raise UsageError(
+                f"There is no baseline {pattern!r}: choose from {', '.join(known)}, or "
+                "none."
+            )
+        chosen.update(dict.fromkeys(found))
+    return list(chosen)
+
+
+def load_published(
+    xaxis: str, yaxis: str, xmult: float, names: Sequence[str]
+) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Task -> name -> curve, of those that are of these axes."""
+    if xaxis != "step" or yaxis not in ("eval_return", "train_return"):
+        return {}
+    is_eval = yaxis == "eval_return"
+    name = "dreamerv2" if is_eval else "reference"
+    if name not in names:
+        return {}
+    load = scores.load_published if is_eval else scores.load_reference_episodes
+    return {
+        task: {k: {**curve, "x": curve["x"] * xmult} for k, curve in curves.items()}
+        for task, curves in load().items()
+    }
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that are there already."""
+    result: list[str] = []
+    for name in names:
+        others = [f"{name} ({i})" for i in range(2, len(names) + 1)]
+        result.append(next(x for x in [name, *others] if x not in result))
+    return result
+
+
+def plain(value: Any) -> Any:
+    """Arrays to lists, NaN to null, for JSON."""
+    if isinstance(value, Mapping):
+        return {key: plain(x) for key, x in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(x) for x in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _warn(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MPLBACKEND", "agg")
+    sys.exit(main())

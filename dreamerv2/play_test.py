@@ -1,0 +1,232 @@
+"""Play an environment yourself, through the wrappers that the agent trains with.
+
+    python dreamerv2/play_test.py --task atari_pong
+    python dreamerv2/play_test.py --env SpaceInvaders-v0
+
+The real screen is beside what the agent sees. --env takes any of Gymnasium's ids,
+--task one of ours. --save DIR keeps the episodes, to be trained on. F1 lists the keys.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dreamerv2.common.atari import find_rom
+from dreamerv2.common.canvas import Scene, bars
+from dreamerv2.common.config import Config
+from dreamerv2.common.envs import make_env
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.keys import GameKeys, Script, action_names
+from dreamerv2.common.player import Player, step_rate
+from dreamerv2.common.playflags import SHARED, run_config, split_flags
+from dreamerv2.common.replay import Replay
+from dreamerv2.common.window import play
+
+PERSON, CHANCE = (30, 74, 120), (96, 78, 28)
+
+OPTIONS = {
+    **SHARED,
+    "env": ("", "a Gymnasium id, such as CartPole-v1, in place of --task"),
+    "save": ("", "keep the episodes in this folder, in the replay's format"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code: 2 for what the user can mend."""
+    try:
+        argv = sys.argv[1:] if argv is None else list(argv)
+        options, rest = split_flags(argv, OPTIONS, __doc__)
+        script = Script(options.script)
+        if options.env:
+            rest += ["--task", task_of(options.env)]
+        config = run_config(rest)
+        player = make_player(config, options.folder, options.scale)
+        flags = options.steps, options.headless, options.record
+        play(player, script, *flags, f"Playing {config.task}")
+    except UsageError as error:
+        print(f"dreamerv2-play-test: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def task_of(env_id: str) -> str:
+    """The task for a Gymnasium id; old ids of Atari games lead to our own Atari."""
+    if env_id in gymnasium.registry:
+        return f"gym_{env_id}"
+    game = re.sub(r"(-ram)?(NoFrameskip|Deterministic)?-v\d+$", "", env_id)
+    if game == env_id:
+        return f"gym_{env_id}"
+    try:
+        find_rom(game)
+    except UsageError:
+        return f"gym_{env_id}"
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", game).lower()
+    print(f"Gymnasium has no {env_id} any more: playing our atari_{name}.")
+    return f"atari_{name}"
+
+
+def make_player(config: Config, save: str = "", scale: int = 5) -> "EnvPlayer":
+    """A person at the environment of config.task."""
+    env = make_env(config, config.seed, train=True)
+    replay = Replay(save, seed=config.seed) if save else None
+    keys = GameKeys(env.act_space["action"], action_names(env))
+    return EnvPlayer(
+        env,
+        keys,
+        step_rate(config.task, config.action_repeat, env),
+        replay,
+        scale,
+    )
+
+
+class EnvPlayer(Player):
+    """A person, or chance, plays an environment.
+
+    Args:
+      env: in our own interface, wrapped as for the agent.
+      keys, rate, scale: see Player.
+      replay: gets each episode when it ends, and at the end the last one, cut short,
+        as by a time limit; None keeps none.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        keys: GameKeys,
+        rate: float,
+        replay: Replay | None = None,
+        scale: int = 5,
+    ):
+        super().__init__(keys, rate, scale)
+        self.control = "person"  # Or random.
+        self.view = "both"  # Or screen, or agent.
+        self.saved = 0
+        self._env = env
+        self._replay = replay
+        self._space = env.act_space["action"]
+        self._episode: list[dict[str, np.ndarray]] = []
+        _let_render(env)
+        self.commands = {
+            "m": (self._switch_view, "the real screen or what the agent sees"),
+            "v": (self._both_views, "both side by side"),
+            "l": (self._switch_control, "random or person plays"),
+            "r": (self._begin, "a new episode"),
+            "f": (self._begin, "a new episode"),
+            **self.commands,
+        }
+        self._begin()
+
+    def close(self) -> None:
+        """Keeps the episode at hand and frees the environment."""
+        self._keep()
+        self._env.close()
+
+    def _begin(self) -> None:
+        self._keep()
+        self.obs = self._env.reset()
+        self.total = 0.0
+        self.action = np.zeros(self._space.shape, self._space.dtype)
+        self._episode = [self._transition()]
+        self.picture = self._render()
+
+    def _step(self) -> None:
+        if self.obs["is_last"]:
+            self._begin()
+            return
+        chosen = self._person() if self.control == "person" else self._space.sample()
+        self.action = chosen.astype(np.float32)
+        self.obs = self._env.step({"action": self.action})
+        self.total += float(self.obs["reward"])
+        self._episode.append(self._transition())
+        self.picture = self._render()
+        if self.obs["is_last"]:
+            self.note = f"The episode ended with a return of {self.total:g}."
+
+    def _transition(self) -> dict[str, np.ndarray]:
+        obs = {k: np.array(v) for k, v in self.obs.items()}
+        return {**obs, "action": np.array(self.action)}
+
+    def _keep(self) -> None:
+        """Saves the episode; one that was left in the middle ends there, without
+        being terminal."""
+        steps, self._episode = self._episode, []
+        if self._replay is None or len(steps) < 2:
+            return
+        episode = {k: np.stack([step[k] for step in steps]) for k in steps[0]}
+        episode["is_last"][-1] = True
+        self._replay.add_episode(episode)
+        self.saved += 1
+        print(f"Saved an episode of {len(steps) - 1} steps, return {self.total:g}.")
+
+    def _render(self) -> np.ndarray | None:
+        """The real screen; None where there is none."""
+        if not hasattr(self._env, "render"):
+            return None
+        try:
+            picture = self._env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            self.note = f"No screen: {error}"
+            return None
+        picture = None if picture is None else np.asarray(picture)
+        shown = picture is not None and picture.ndim == 3 and picture.size
+        return picture if shown else None
+
+    def _agent_view(self) -> tuple[str, np.ndarray]:
+        """The image that the agent sees, or its vectors as bars, with a caption."""
+        arrays = {k: np.asarray(v) for k, v in self.obs.items() if k[:4] != "log_"}
+        images = {k: v for k, v in arrays.items() if v.ndim == 3}
+        if images:
+            image = images.get("image", next(iter(images.values())))
+            return f"agent: {image.shape[0]}x{image.shape[1]}", image
+        vectors = {k: v for k, v in arrays.items() if v.ndim == 1}
+        values = np.concatenate([[], *vectors.values()])
+        return f"agent: {', '.join(vectors)}", bars(values)
+
+    def _switch_view(self) -> None:
+        self.view = "screen" if self.view == "agent" else "agent"
+
+    def _both_views(self) -> None:
+        self.view = "both" if self.view != "both" else "screen"
+
+    def _switch_control(self) -> None:
+        self.control = "random" if self.control == "person" else "person"
+
+    def _scene(self) -> Scene:
+        panes = {"screen": ("screen", self.picture), "agent": self._agent_view()}
+        shown = panes if self.view == "both" else [self.view]
+        step = len(self._episode) - 1
+        over = "   episode over" if self.obs["is_last"] else ""
+        title = f"{self.control.upper()} PLAYS   step {step}{over}   {self._pace()}"
+        return Scene(
+            title.rstrip(),
+            PERSON if self.control == "person" else CHANCE,
+            [panes[name] for name in shown if panes[name][1] is not None],
+            [
+                ("reward", f"{float(self.obs['reward']):+.2f}"),
+                ("return", f"{self.total:.2f}"),
+                ("step", str(step)),
+                ("in control", self.control),
+                ("action", self.game_keys.name(self.action)),
+                *([("saved", str(self.saved))] if self._replay else []),
+            ],
+            self.note,
+        )
+
+
+def _let_render(env: Any) -> None:
+    """Has a Gymnasium environment that was made for training give its screen, too."""
+    base = getattr(env, "unwrapped", None)
+    modes = (getattr(base, "metadata", None) or {}).get("render_modes", ())
+    lacks = isinstance(base, gymnasium.Env) and base.render_mode is None
+    if lacks and "rgb_array" in modes:
+        base.render_mode = "rgb_array"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
