@@ -3,6 +3,7 @@
 No screen is needed here: window.py drives these objects from a window or a script.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from dreamerv2.common.keys import GameKeys, canonical
 SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-class Player:
+class Player(ABC):
     """Turns keys into state, and state into a frame.
 
     Subclasses add to ``commands`` (key -> (function, meaning)), do one step of their
@@ -100,14 +101,16 @@ class Player:
         rows = [(_shown(key), meaning) for key, (_, meaning) in self.commands.items()]
         return rows + [(keys, f"game: {name}") for keys, name in self.game_keys.help()]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (few players have anything to close)
         """Called once at the end."""
 
+    @abstractmethod
     def _step(self) -> None:
-        raise NotImplementedError
+        """One policy step of the game or of the dream."""
 
+    @abstractmethod
     def _scene(self) -> Scene:
-        raise NotImplementedError
+        """What is to be seen now."""
 
     def _person(self) -> np.ndarray:
         """The action (A,) of the keys that are held, or were tapped."""
