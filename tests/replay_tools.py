@@ -54,3 +54,8 @@ def sequences(counts, firsts):
     starts = np.flatnonzero(firsts)
     assert starts[0] == 0
     return np.split(counts, starts[1:])
+
+
+def files_in(folder):
+    """The episodes' files, oldest first."""
+    return sorted(folder.glob("*.npz"))

@@ -76,7 +76,7 @@ def test_saved_episode_comes_back_equal_and_numpy_reads_it_too(tmp_path):
     arrays = make_arrays(5)
     name = files.save(arrays)
     assert steps_in(name) == 4
-    assert os.listdir(tmp_path) == [name]
+    assert sorted(os.listdir(tmp_path)) == [name, "index.jsonl"]
     assert_equal(files.load(name), arrays)
     with np.load(tmp_path / name, allow_pickle=False) as content:
         assert_equal(dict(content), arrays)

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from replay_tools import add, assert_same, differ, sequences, take
+from replay_tools import add, assert_same, differ, files_in, sequences, take
 
 from dreamerv2.common.replay import Replay
 
@@ -139,7 +139,7 @@ def test_other_sizes_after_a_resume_start_afresh(tmp_path):
 
 def test_state_does_not_lead_out_of_the_directory(tmp_path):
     outside = filled(tmp_path / "outside")
-    name = next(path.name for path in (tmp_path / "outside").iterdir())
+    name = files_in(tmp_path / "outside")[0].name
     inside = filled(tmp_path / "inside")
     assert inside.find(f"../outside/{name}") is None
     assert outside.find(name).steps >= 10

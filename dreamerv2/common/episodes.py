@@ -1,7 +1,7 @@
 """Episodes: in memory, growing or finished, and as files on disk."""
 
 import contextlib
-import io
+import mmap
 import os
 import re
 import time
@@ -14,8 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
-
-Arrays = dict[str, np.ndarray]
+from dreamerv2.common.index import INDEX, Entry, Index, Signature
+from dreamerv2.common.storage import (
+    Arrays,
+    Content,
+    EpisodeLostError,
+    Field,
+    from_bytes,
+    read_arrays,
+    view_arrays,
+    write_arrays,
+)
 
 STAMP = "%Y%m%dT%H%M%S%f"
 # Fractions of a second may be missing: files of the TensorFlow implementation.
@@ -62,12 +71,12 @@ def stored_keys(mapping: Mapping[str, object]) -> list[str]:
     return [key for key in mapping if not key.startswith("log_")]
 
 
-def signature(arrays: Arrays) -> dict[str, tuple]:
+def signature(arrays: Arrays) -> Signature:
     """Per key the type and shape of one step, the same for all of a replay."""
     return {k: (str(v.dtype), v.shape[1:]) for k, v in sorted(arrays.items())}
 
 
-def difference(found: dict[str, tuple], wanted: dict[str, tuple]) -> str:
+def difference(found: Signature, wanted: Signature) -> str:
     """The first key at which two signatures differ, in words; empty if none does."""
 
     def words(entry: tuple | None) -> str:
@@ -80,21 +89,23 @@ def difference(found: dict[str, tuple], wanted: dict[str, tuple]) -> str:
 
 
 class Episode:
-    """One episode in memory.
+    """One episode, in memory or in its file.
 
     `arrays` holds one contiguous array (N, ...) per key, of which the first `total`
     rows are the transitions. Those are never written again, and growing makes new
     arrays instead of changing the old ones: who holds `arrays` and a `total` of any
-    moment may read that much at any later time, from any thread. `name` is the file's
-    name once the episode is finished.
+    moment may read that much at any later time, from any thread. `arrays` is None if
+    they are to be read from the file when they are needed; `fields` are their places
+    there, once known. `name` is the file's name once the episode is finished.
     """
 
     def __init__(
         self, arrays: Arrays | None = None, total: int = 0, name: str | None = None
     ):
-        self.arrays = arrays or {}
+        self.arrays = arrays
         self.total = total
         self.name = name
+        self.fields: dict[str, Field] | None = None
 
     @property
     def steps(self) -> int:
@@ -120,10 +131,11 @@ class Episode:
             self.arrays[key][self.total] = value
         self.total += 1
 
-    def finish(self, name: str, arrays: Arrays) -> None:
-        """Give up the spare room: `arrays` is trimmed() or equal to it."""
-        self.arrays = arrays
+    def finish(self, name: str, arrays: Arrays | None) -> None:
+        """Give up the spare room: `arrays` is trimmed(), or None to read the file."""
+        # In this order: another thread that finds no arrays needs the file's name.
         self.name = name
+        self.arrays = arrays
 
     def trimmed(self) -> Arrays:
         """Copies of the arrays without spare room."""
@@ -143,20 +155,26 @@ class Episode:
 
 
 class EpisodeFiles:
-    """A directory of episode files `<timestamp>-<uuid>-<steps>.npz`.
+    """A directory of episode files `<timestamp>-<uuid>-<steps>.npz` and their index.
 
     The timestamp is UTC with microseconds and strictly increases within a directory, so
     that sorting by name is order of time. `steps` is the number of transitions less
     one. Damaged files are renamed to `*.damaged`; files that are none of ours are left
     as they are; both are listed in `aside` as (name, reason).
+
+    compress: write small files, rather than ones that can be mapped.
     """
 
     def __init__(
-        self, directory: str | Path, clock: Callable[[], float] = time.time
+        self,
+        directory: str | Path,
+        clock: Callable[[], float] = time.time,
+        compress: bool = True,
     ) -> None:
         self.directory = Path(directory).expanduser()
         self.aside: list[tuple[str, str]] = []
         self._clock = clock
+        self._compress = compress
         self._last = datetime.min.replace(tzinfo=timezone.utc)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -165,29 +183,34 @@ class EpisodeFiles:
                 f"Cannot make the episode directory {self.directory} "
                 f"({error.strerror}); choose another with --logdir."
             ) from error
+        self.index = Index(self.directory)
 
     def scan(self) -> list[str]:
         """Names of the episode files, oldest first.
 
-        Opens each for its last bytes only, which is enough to notice a cut-off file.
+        Opens those that are not in the index for their last bytes only, which is enough
+        to notice a cut-off file.
         """
         try:
-            paths = sorted(self.directory.iterdir())
+            with os.scandir(self.directory) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             raise UsageError(
                 f"Cannot read the episode directory {self.directory} "
                 f"({error.strerror}); allow it or choose another with --logdir."
             ) from error
         names = []
-        for path in paths:
-            if path.name.endswith(".tmp"):
+        for entry in entries:
+            name, path = entry.name, self.directory / entry.name
+            if name.endswith(".tmp"):
                 self._remove_stale(path)
-            elif path.name.startswith(".") or path.name.endswith(".damaged"):
+            elif name.startswith(".") or name.endswith(".damaged") or name == INDEX:
                 continue
-            elif not path.is_file() or not self._stamp(path.name):
-                self.aside.append((path.name, "not an episode file"))
-            elif self._looks_whole(path):
-                names.append(path.name)
+            elif not entry.is_file() or not self._stamp(name):
+                self.aside.append((name, "not an episode file"))
+            elif self._is_known(entry) or self._looks_whole(path):
+                names.append(name)
+        self.index.keep(set(names))
         if names:
             self._last = max(self._last, self._stamp(names[-1]))
         return names
@@ -202,16 +225,9 @@ class EpisodeFiles:
         self._last = max(now, self._last + timedelta(microseconds=1))
         steps = len(next(iter(arrays.values()))) - 1
         name = f"{self._last.strftime(STAMP)}-{uuid.uuid4().hex}-{steps}.npz"
-        temporary = self.directory / f".{name}.tmp"
         try:
-            with temporary.open("wb") as file:
-                write_arrays(file, arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, self.directory / name)
-            sync_directory(self.directory)
+            self._write(name, arrays)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UsageError(
                 f"Cannot write an episode to {self.directory} ({error.strerror}); make "
                 "room or access there and start the same command again to go on."
@@ -222,6 +238,15 @@ class EpisodeFiles:
         """Whether `name` is the name of an episode file that is there."""
         return bool(self._stamp(name)) and (self.directory / name).is_file()
 
+    def trusted(self, name: str) -> Signature | None:
+        """The signature of a file that the index knows to be whole."""
+        try:
+            if self.index.trusts(name, os.stat(self.directory / name)):
+                return self.index.get(name).signature
+        except OSError:
+            pass  # Whoever reads the file will say so.
+        return None
+
     def load(self, name: str) -> Arrays | None:
         """Read an episode; None, and the file set aside, if that is impossible.
 
@@ -230,22 +255,89 @@ class EpisodeFiles:
         if not self._stamp(name):
             return None
         try:
-            content = (self.directory / name).read_bytes()
+            with (self.directory / name).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                content = file.read()
         except OSError as error:
             # The file may be whole: it keeps its name for the next time.
             self.aside.append((name, error.strerror or "unreadable"))
             return None
         try:
-            arrays = read_arrays(content)
-            lengths = {len(v) for v in arrays.values()}
-            if "is_first" not in arrays or lengths != {steps_in(name) + 1}:
-                raise ValueError("lengths or keys are wrong")
-            return arrays
+            arrays = _checked(name, from_bytes(content, convert)).arrays
         except MemoryError:
             raise  # That is not the file's fault.
         except Exception as error:  # Damaged bytes raise nearly anything.
-            self._set_aside(name, f"damaged: {error}")
+            self.set_aside(name, f"damaged: {error}")
             return None
+        entry = Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
+        self.index.learn(name, entry)
+        return arrays
+
+    def open(self, episode: Episode) -> Arrays:
+        """Map the file of a finished episode; EpisodeLostError if that is impossible.
+
+        The first time, each byte is checked, and a file that is compressed or of other
+        types is written anew so that it can be mapped. The arrays are read-only views.
+        """
+        name = episode.name
+        try:
+            with (self.directory / name).open("rb") as file:
+                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                if episode.fields:
+                    return view_arrays(buffer, episode.fields)
+                content = _checked(name, read_arrays(file, buffer, convert))
+        except MemoryError:
+            raise
+        except FileNotFoundError as error:
+            raise EpisodeLostError(name, "gone") from error
+        except OSError as error:
+            raise EpisodeLostError(name, error.strerror or "unreadable") from error
+        except Exception as error:  # As above.
+            raise EpisodeLostError(name, f"damaged: {error}") from error
+        episode.fields = content.fields
+        if content.fields is None and not self._compress:
+            # Without room for that, the unpacked arrays do, which takes longer.
+            with contextlib.suppress(OSError):
+                self._write(name, content.arrays)
+                return self.open(episode)
+        return content.arrays
+
+    def set_aside(self, name: str, reason: str) -> None:
+        """List a file as damaged and rename it, so that it is not opened again."""
+        self.aside.append((name, reason))
+        self.index.forget(name)
+        # In a directory that cannot be written, skipping the file is all we can do.
+        with contextlib.suppress(OSError):
+            os.rename(self.directory / name, self.directory / f"{name}.damaged")
+
+    def remove(self, name: str) -> None:
+        """Delete an episode's file. OSError if that is impossible."""
+        (self.directory / name).unlink(missing_ok=True)
+        self.index.forget(name)
+
+    def _write(self, name: str, arrays: Arrays) -> None:
+        """Have the whole file appear at once. OSError if it cannot be written."""
+        temporary = self.directory / f".{name}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                write_arrays(file, arrays, self._compress)
+                file.flush()
+                os.fsync(file.fileno())
+                stat = os.fstat(file.fileno())
+            os.rename(temporary, self.directory / name)
+            sync_directory(self.directory)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        entry = Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
+        self.index.append(name, entry)
+
+    def _is_known(self, entry: os.DirEntry) -> bool:
+        try:
+            return self.index.trusts(entry.name, entry.stat())
+        except OSError:
+            return False
 
     def _stamp(self, name: str) -> datetime | None:
         match = NAME.fullmatch(name)
@@ -265,14 +357,8 @@ class EpisodeFiles:
             self.aside.append((path.name, error.strerror or "unreadable"))
             return False
         if not whole:
-            self._set_aside(path.name, "cut off")
+            self.set_aside(path.name, "cut off")
         return whole
-
-    def _set_aside(self, name: str, reason: str) -> None:
-        self.aside.append((name, reason))
-        # In a directory that cannot be written, skipping the file is all we can do.
-        with contextlib.suppress(OSError):
-            os.rename(self.directory / name, self.directory / f"{name}.damaged")
 
     def _remove_stale(self, path: Path) -> None:
         """Remove what a killed process left; a living one may still be writing."""
@@ -289,33 +375,12 @@ def steps_in(name: str) -> int:
     return int(name.rsplit("-", 1)[1].removesuffix(".npz"))
 
 
-def write_arrays(file: io.BufferedIOBase, arrays: Arrays) -> None:
-    """np.savez_compressed, at the fastest level of compression.
-
-    On Atari frames that takes a third of the time (9 ms instead of 29 for 1,000 steps)
-    and about 1.4 times the room (0.13 instead of 0.10 MB; raw are 4.3).
-    """
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for key, value in arrays.items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, value, allow_pickle=False)
-
-
-def read_arrays(content: bytes) -> Arrays:
-    """What np.load reads, converted; any kind of exception if it is damaged.
-
-    Unlike np.load, checks a member's checksum before it looks at what is in it.
-    """
-    arrays = {}
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for member in archive.namelist():
-            key = member.removesuffix(".npy")
-            if key.startswith("log_"):
-                continue
-            data = io.BytesIO(archive.read(member))
-            value = np.lib.format.read_array(data, allow_pickle=False)
-            arrays[key] = convert(key, value)
-    return arrays
+def _checked(name: str, content: Content) -> Content:
+    """ValueError unless this is an episode of the length that the name states."""
+    lengths = {len(v) if v.ndim else -1 for v in content.arrays.values()}
+    if "is_first" not in content.arrays or lengths != {steps_in(name) + 1}:
+        raise ValueError("lengths or keys are wrong")
+    return content
 
 
 def sync_directory(directory: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamerv2.common.episodes import Arrays, Episode
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.storage import EpisodeLostError
 
 
 def draw_sequence(
@@ -44,10 +45,13 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A span and the arrays, as they were when it was planned, to copy it from."""
+    """A span and the arrays, as they were when it was planned, to copy it from.
+
+    None stands for an episode that is in its file, which does not change.
+    """
 
     span: Span
-    arrays: Arrays
+    arrays: Arrays | None
 
 
 Row = list[Piece]
@@ -60,7 +64,13 @@ class Source(Protocol):
         """A random sequence (episode, start, length); UsageError if there is none."""
 
     def find(self, name: str) -> Episode | None:
-        """The finished episode of that file name, or None if it is gone."""
+        """The episode of that name, or None if it is gone."""
+
+    def read(self, episode: Episode) -> Arrays:
+        """Arrays from its file; EpisodeLostError. Called in the background, too."""
+
+    def forget(self, error: EpisodeLostError) -> None:
+        """Give no such episode again, and say so."""
 
 
 class Dataset:
@@ -75,7 +85,8 @@ class Dataset:
     copies the arrays and applies `transform`. So batches depend on the seed and on what
     the replay held when the one before was handed out, never on the timing of threads.
     An error in the background is raised, with its traceback, where its batch is asked
-    for.
+    for; but an episode whose file turns out to be lost is forgotten, and the rows that
+    it was in start afresh.
     """
 
     def __init__(
@@ -114,7 +125,12 @@ class Dataset:
             raise StopIteration
         if self._future is None:
             self._submit()
-        result = self._future.result()
+        while True:
+            try:
+                result = self._future.result()
+                break
+            except EpisodeLostError as error:
+                self._replace(error)
         self._rows = [None] * self._batch
         self._future = None
         self._submit()
@@ -130,7 +146,8 @@ class Dataset:
     def state_dict(self) -> dict[str, Any]:
         """All that decides which batches come next, in plain types.
 
-        Episodes are named by their files; unfinished ones, which have none, by None.
+        Episodes are named by their files, unfinished ones by their environments, and
+        those that were given up by None.
         """
         rows = [row and [_pack(p.span) for p in row] for row in self._rows]
         generator = self._rng.bit_generator.state
@@ -179,7 +196,17 @@ class Dataset:
             )
             self._thread.start()
         self._future = Future()
-        self._jobs.put((self._future, self._rows, self._length, self._transform))
+        job = self._future, self._rows, self._length, self._source.read
+        self._jobs.put((*job, self._transform))
+
+    def _replace(self, error: EpisodeLostError) -> None:
+        """Plan the rows anew in which a lost episode is."""
+        self._source.forget(error)
+        for index, row in enumerate(self._rows):
+            spans = [piece.span for piece in row or []] + [self._rests[index]]
+            if any(span and span.episode.name == error.name for span in spans):
+                self._rows[index] = self._rests[index] = None
+        self._submit()
 
     def _plan(self, index: int) -> Row:
         """The pieces that fill one row, from the rest of its last sequence on."""
@@ -207,9 +234,12 @@ class Dataset:
         return Span(episode, start, length, bool(first))
 
 
-def stack(rows: list[Row], length: int) -> Arrays:
+def stack(rows: list[Row], length: int, read: Callable[[Episode], Arrays]) -> Arrays:
     """Copy planned rows into new arrays (B, T, ...)."""
-    arrays = rows[0][0].arrays
+    rows = [
+        [(span, arrays or read(span.episode)) for span, arrays in row] for row in rows
+    ]
+    arrays = rows[0][0][1]
     result = {
         k: np.empty((len(rows), length, *v.shape[1:]), v.dtype)
         for k, v in arrays.items()
@@ -239,9 +269,15 @@ def _work(jobs: queue.SimpleQueue) -> None:
         del job  # Do not keep episodes and batches in memory while waiting.
 
 
-def _make(future: Future, rows: list[Row], length: int, transform: Callable | None):
+def _make(
+    future: Future,
+    rows: list[Row],
+    length: int,
+    read: Callable[[Episode], Arrays],
+    transform: Callable[[Arrays], Any] | None,
+) -> None:
     try:
-        batch = stack(rows, length)
+        batch = stack(rows, length, read)
         future.set_result(transform(batch) if transform else batch)
     except BaseException as error:  # Raised again by whoever asks for the batch.
         future.set_exception(error)

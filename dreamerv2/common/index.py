@@ -1,0 +1,143 @@
+"""The index of a directory of episodes: what is known of files without opening them.
+
+A cache and never the truth. A file is as the index says only while it has the size and
+the time of change that the index gives; any other is read and checked as if there were
+no index. What is missing here, damaged or out of date costs the time of reading those
+files and no more, and is put right at the next opening.
+"""
+
+import contextlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+INDEX = "index.jsonl"
+_FORMAT = "dreamerv2-episodes-1"
+
+# Per key the type and shape of one step.
+Signature = dict[str, tuple[str, tuple[int, ...]]]
+
+
+class Entry(NamedTuple):
+    """A file that was found whole, or written: its size, time and signature."""
+
+    size: int
+    mtime_ns: int
+    signature: Signature
+
+
+class Index:
+    """Entries by the names of files, and the file that keeps them.
+
+    Each line is a checksum and JSON. New entries are appended; `settle` writes the
+    whole anew, at once, if it has to. Failures to write are ignored: whoever writes
+    episodes will meet the same and report it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / INDEX
+        self._entries: dict[str, Entry] = {}
+        self._shared: dict[str, Signature] = {}  # Most files have the same one.
+        self._stale = False
+        self._torn = False
+        self.damaged = self._read()  # Lines that were not understood.
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: str) -> Entry | None:
+        """The entry of that file, which may be out of date."""
+        return self._entries.get(name)
+
+    def trusts(self, name: str, stat: os.stat_result) -> bool:
+        """Whether the file, which has this stat, is the one that was found whole."""
+        entry = self._entries.get(name)
+        return bool(entry) and entry[:2] == (stat.st_size, stat.st_mtime_ns)
+
+    def append(self, name: str, entry: Entry) -> None:
+        """Add a file that was just written."""
+        self._set(name, entry)
+        # After a line that was cut short, one that is empty makes the next one whole.
+        line = (b"\n" if self._torn else b"") + _line(name, entry)
+        self._torn = True
+        with contextlib.suppress(OSError):
+            new = not self._path.exists()
+            with self._path.open("ab", buffering=0) as file:
+                content = _encode(_FORMAT) + line if new else line
+                self._torn = file.write(content) != len(content)
+
+    def learn(self, name: str, entry: Entry) -> None:
+        """Add or correct a file that was just read; `settle` writes it."""
+        if self._entries.get(name) != entry:
+            self._set(name, entry)
+            self._stale = True
+
+    def forget(self, name: str) -> None:
+        """Remove a file that is gone; its line stays until the next `settle`."""
+        self._entries.pop(name, None)
+
+    def keep(self, names: set[str]) -> None:
+        """Remove all others."""
+        gone = self._entries.keys() - names
+        for name in gone:
+            del self._entries[name]
+        self._stale = self._stale or bool(gone)
+
+    def settle(self) -> None:
+        """Write the whole index, atomically, if the file says anything else."""
+        if not self._stale:
+            return
+        temporary = self._path.with_name(f".{INDEX}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(_encode(_FORMAT))
+                file.writelines(_line(*item) for item in sorted(self._entries.items()))
+            os.replace(temporary, self._path)
+            self._stale = self._torn = False
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _read(self) -> int:
+        """Take what is whole in the file; returns the number of other lines."""
+        try:
+            content = self._path.read_bytes()
+        except OSError:
+            return 0
+        begin, *lines = content.split(b"\n")
+        self._torn = not content.endswith(b"\n")
+        damaged = 0
+        if begin + b"\n" != _encode(_FORMAT):
+            damaged, lines = 1, []  # What they mean is not known.
+        for line in filter(None, lines):
+            try:
+                self._set(*_parse(line))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                damaged += 1
+        self._stale = bool(damaged) or self._torn
+        return damaged
+
+    def _set(self, name: str, entry: Entry) -> None:
+        signature = self._shared.setdefault(repr(entry.signature), entry.signature)
+        self._entries[name] = entry._replace(signature=signature)
+
+
+def _encode(value: Any) -> bytes:
+    text = json.dumps(value, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _line(name: str, entry: Entry) -> bytes:
+    return _encode([name, *entry])
+
+
+def _parse(line: bytes) -> tuple[str, Entry]:
+    """A line's entry; raises one of several errors if it is damaged."""
+    text = line[9:]
+    if int(line[:8], 16) != zlib.crc32(text):
+        raise ValueError("another checksum")
+    name, size, mtime, signature = json.loads(text)
+    signature = {str(k): (str(v[0]), tuple(v[1])) for k, v in signature.items()}
+    return str(name), Entry(int(size), int(mtime), signature)

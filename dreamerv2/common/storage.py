@@ -1,0 +1,228 @@
+"""The bytes of an episode's file: an .npz as numpy reads it, to be read or mapped.
+
+Compressed files are small (Atari: a thirtieth of the memory) and are what a replay in
+memory writes. A replay that stays on disk writes its files without compression, since
+only then can the steps of a sequence be read without all that come before them: the
+file is mapped, and an array is a view of it at the place where its member begins.
+"""
+
+import functools
+import io
+import math
+import struct
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+# Of a local file header: where it begins, and the lengths of name and extra field.
+_LOCAL = struct.Struct("<4s22xHH")
+_DEFLATE_RATIO = 1032  # No deflated stream holds more times its own length.
+_DATE = (1980, 1, 1, 0, 0, 0)  # The same in all files: equal episodes, equal bytes.
+
+
+class Field(NamedTuple):
+    """Where the values of a key lie in a file that is not compressed."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Content(NamedTuple):
+    """An episode's arrays and, if all of them are views of the file, their places."""
+
+    arrays: Arrays
+    fields: dict[str, Field] | None
+
+
+class EpisodeLostError(Exception):
+    """An episode's file is gone or damaged. Args: its name, and the reason."""
+
+    @property
+    def name(self) -> str:
+        return self.args[0]
+
+    @property
+    def reason(self) -> str:
+        return self.args[1]
+
+
+def write_arrays(file: BinaryIO, arrays: Arrays, compress: bool = True) -> None:
+    """np.savez, or np.savez_compressed at the fastest level of compression.
+
+    On Atari frames that level takes a third of the time (9 ms instead of 29 for 1,000
+    steps) and about 1.4 times the room (0.13 instead of 0.10 MB; raw are 4.3).
+    """
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with zipfile.ZipFile(file, "w") as archive:
+        for key, value in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, value, allow_pickle=False)
+            info = zipfile.ZipInfo(f"{key}.npy", _DATE)
+            archive.writestr(info, member.getbuffer(), method, compresslevel=1)
+
+
+def to_bytes(arrays: Arrays) -> bytes:
+    """A compressed file in memory."""
+    file = io.BytesIO()
+    write_arrays(file, arrays)
+    return file.getvalue()
+
+
+def read_arrays(
+    file: BinaryIO, buffer: Any, convert: Callable[[str, Any], np.ndarray]
+) -> Content:
+    """What np.load reads, in the replay's types, every byte checked.
+
+    file: the file, opened; buffer: its bytes, in memory or mapped. The arrays are views
+    of them where no compression and no other type is in the way, and read-only.
+    convert: makes the replay's type of any other. Any kind of exception if the file is
+    damaged; nothing in it is executed.
+    """
+    arrays, fields = {}, {}
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            if key.startswith("log_"):
+                continue
+            data, start = _member(buffer, info)
+            dtype, shape, fortran, skip = _header(_head(data))
+            count = math.prod(shape)
+            if skip + count * dtype.itemsize != len(data):
+                raise ValueError(f"'{key}' has another size than it says")
+            value = np.frombuffer(data, dtype, count, skip)
+            value = value.reshape(shape, order="F" if fortran else "C")
+            arrays[key] = value
+            if _stays(value):
+                fields[key] = Field(dtype, shape, start + skip)
+            else:
+                arrays[key] = convert(key, value)
+            if start < 0:
+                fields.pop(key, None)
+    mappable = fields.keys() == arrays.keys()
+    return Content(arrays, fields if mappable else None)
+
+
+def from_bytes(content: bytes, convert: Callable[[str, Any], np.ndarray]) -> Content:
+    """`read_arrays` of a file in memory."""
+    return read_arrays(io.BytesIO(content), content, convert)
+
+
+def view_arrays(buffer: Any, fields: dict[str, Field]) -> Arrays:
+    """The arrays of a mapped file of which the places are known; none is read."""
+    return {
+        key: np.frombuffer(buffer, dtype, math.prod(shape), offset).reshape(shape)
+        for key, (dtype, shape, offset) in fields.items()
+    }
+
+
+class Reader:
+    """Arrays of episodes that stay in their files, the latest ones kept open.
+
+    open_episode: makes an episode's arrays; raises EpisodeLostError.
+
+    At most `files` are open and `size` bytes of them mapped, so that the memory, with
+    the pages of the mapped files that the system counts as the process's own, is
+    bounded whatever the replay holds; to open one again takes about 50 microseconds.
+    Thread-safe. As with any mapped file, the system ends the process if somebody else
+    shortens one in place; this program only ever replaces or removes whole files.
+    """
+
+    def __init__(
+        self,
+        open_episode: Callable[[Any], Arrays],
+        files: int = 128,
+        size: int = 2**28,
+    ) -> None:
+        self._open = open_episode
+        self._files = files
+        self._size = size
+        self._used = 0
+        self._cache: OrderedDict[str, tuple[Arrays, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, episode: Any) -> Arrays:
+        """The arrays of an episode, valid as long as they are held."""
+        with self._lock:
+            arrays = episode.arrays
+            if arrays is not None:
+                return arrays
+            if episode.name in self._cache:
+                self._cache.move_to_end(episode.name)
+                return self._cache[episode.name][0]
+            arrays = self._open(episode)
+            size = sum(value.nbytes for value in arrays.values())
+            self._cache[episode.name] = arrays, size
+            self._used += size
+            while len(self._cache) > 1 and (
+                len(self._cache) > self._files or self._used > self._size
+            ):
+                self._used -= self._cache.popitem(last=False)[1][1]
+            return arrays
+
+    def close(self, name: str) -> None:
+        """Forget an episode's arrays."""
+        with self._lock:
+            if name in self._cache:
+                self._used -= self._cache.pop(name)[1]
+
+
+def _member(buffer: Any, info: zipfile.ZipInfo) -> tuple[memoryview, int]:
+    """The bytes of a member and where they begin, -1 if they had to be unpacked."""
+    magic, name, extra = _LOCAL.unpack_from(buffer, info.header_offset)
+    start = info.header_offset + _LOCAL.size
+    own = bytes(memoryview(buffer)[start : start + name])
+    start += name + extra
+    raw = memoryview(buffer)[start : start + info.compress_size]
+    if magic != b"PK\x03\x04" or len(raw) != info.compress_size:
+        raise ValueError("cut off")
+    if own != info.orig_filename.encode():
+        raise ValueError(f"{info.filename} has two names")
+    if info.compress_type == zipfile.ZIP_STORED:
+        data = raw
+    elif info.compress_type == zipfile.ZIP_DEFLATED:
+        if info.file_size > _DEFLATE_RATIO * (len(raw) + 1):
+            raise ValueError(f"{info.filename} cannot be as large as it says")
+        data = memoryview(zlib.decompress(raw, -zlib.MAX_WBITS, info.file_size or 1))
+        start = -1
+    else:
+        raise ValueError(f"{info.filename} is compressed in an unknown way")
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise ValueError(f"{info.filename} has another checksum")
+    return data, start
+
+
+def _head(data: memoryview) -> bytes:
+    """The bytes before the values of an .npy file."""
+    wide = len(data) > 6 and data[6] > 1
+    (length,) = struct.unpack_from("<I" if wide else "<H", data, 8)
+    return bytes(data[: (12 if wide else 10) + length])
+
+
+@functools.lru_cache(maxsize=1024)  # Parsing takes longer than all else of a key.
+def _header(start: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
+    """Type, shape, order and length of the header of an .npy file."""
+    file = io.BytesIO(start)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"an array has the unknown format {version}")
+    if dtype.hasobject:
+        raise ValueError("an array holds objects, which are never loaded")
+    return dtype, shape, fortran, file.tell()
+
+
+def _stays(value: np.ndarray) -> bool:
+    """Whether the replay keeps this type as it is."""
+    kinds = (np.uint8, np.bool_, np.float32, np.int32)
+    return value.dtype in kinds and value.dtype.isnative and value.flags.c_contiguous
