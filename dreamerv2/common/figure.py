@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -44,9 +44,10 @@ _STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
 
 
 def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
-    """The figure of what `plot.summarize` returns.
+    """The figure of what `plot.summarize` returns. Methods may have `points`, too:
+    seed -> x and y (2, N) of single points, drawn as dots.
 
-    args: size, cols, xlim, ylim, xlimticks, ylimticks, xticks, yticks, palette,
+    args: band, size, cols, xlim, ylim, xlimticks, ylimticks, xticks, yticks, palette,
     colors, legendcols.
     """
     panels = [*data["tasks"].values(), *data["stats"].values()]
@@ -67,7 +68,7 @@ def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
         axis = grid[index]
         is_task = index < len(data["tasks"])
         right = _right(panel, args.xlim)
-        _draw_behind(axis, panel, styles, right)
+        _draw_behind(axis, panel, styles, right, args.band)
         for method, curve in panel["methods"].items():
             _draw_curve(axis, method, curve, colors[method], data["agg"])
         axis.set_title(titles[index], fontsize=10)
@@ -137,11 +138,20 @@ def _right(panel: Mapping[str, Any], xlim: Sequence[float] | None) -> float:
     """Where the panel ends: published curves do not stretch it."""
     if xlim:
         return xlim[1]
-    return max(curve["x"][-1] for curve in panel["methods"].values())
+    ends = [
+        x[-1]
+        for curve in panel["methods"].values()
+        for x in (curve["x"], *(points[0] for points in _points(curve)))
+    ]
+    return max(ends)
 
 
 def _draw_behind(
-    axis: Axes, panel: Mapping[str, Any], styles: Mapping[str, Any], right: float
+    axis: Axes,
+    panel: Mapping[str, Any],
+    styles: Mapping[str, Any],
+    right: float,
+    kind: str,
 ) -> None:
     for name, value in panel["baselines"].items():
         label = name.replace("_", " ")
@@ -152,13 +162,27 @@ def _draw_behind(
         if not shown.any():
             continue
         x, y = curve["x"][shown], curve["mean" if "mean" in curve else "y"][shown]
-        marker = "o" if len(x) == 1 else None
-        style = {"color": "#777777", "lw": 1.6, "zorder": 2, "marker": marker, "ms": 3}
+        style = {"color": "#777777", "lw": 1.6, "zorder": 2}
+        style.update(_markers(x))
         axis.plot(x, y, label=PUBLISHED.get(name, name), **style)
         if "std" in curve:
             std = curve["std"][shown]
+            low, high = y - std, y + std
             band = {"color": "#777777", "alpha": 0.18, "lw": 0, "zorder": 1}
-            axis.fill_between(x, y - std, y + std, **band)
+            if kind == "range":
+                low, high = curve["min"][shown], curve["max"][shown]
+                band["label"] = "published: lowest to highest seed"
+            axis.fill_between(x, low, high, **band)
+
+
+def _markers(x: np.ndarray) -> dict[str, Any]:
+    """The style of a line that has too few points to be seen as one."""
+    return {"marker": "o" if len(x) < 4 else None, "ms": 3}
+
+
+def _points(curve: Mapping[str, Any]) -> Iterable[np.ndarray]:
+    """Single points (2, N) of each seed, where a curve has them."""
+    return curve.get("points", {}).values()
 
 
 def _draw_curve(
@@ -166,7 +190,10 @@ def _draw_curve(
 ) -> None:
     """One method: solid where all its seeds have values, dotted where some ended."""
     x = curve["x"]
-    style = {"color": color, "marker": "o" if len(x) == 1 else None, "ms": 3}
+    style = {"color": color, **_markers(x)}
+    for points in _points(curve):
+        dots = {"color": color, "ls": "", "marker": ".", "ms": 2.5, "alpha": 0.45}
+        axis.plot(*points, zorder=3, **dots)
     if "y" in curve:  # An aggregate over tasks.
         axis.plot(x, curve["y"], lw=1.6, label=method, zorder=4, **style)
     elif agg == "none":

@@ -66,6 +66,12 @@ def plot(args: argparse.Namespace) -> list[Path]:
     }
     shown = (f"{count} {name}{'s'[: count > 1]}" for name, count in counts.items())
     print(f"{', '.join(shown)}.")
+    return save(data, args, outdir)
+
+
+def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> list[Path]:
+    """Draws what `summarize` returns and writes picture and numbers to a folder, which
+    is made. Returns the files written."""
     drawn = figure.draw(data, args)
     try:
         outdir.mkdir(parents=True, exist_ok=True)

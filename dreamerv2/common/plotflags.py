@@ -97,6 +97,13 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         help=f"panels over tasks: {', '.join(STATS)}; or none (the first four for two "
         "or more Atari tasks)",
     )
+    add(
+        "--band",
+        choices=["std", "range"],
+        default="std",
+        help="the band around published curves: a standard deviation, or from the "
+        "lowest to the highest seed (std)",
+    )
     add("--maxval", type=_number, default=0, help="leave out |y| above; 0: none (0)")
     add("--xmult", type=_number, default=1, help="x is multiplied by this (1)")
 

@@ -1,0 +1,255 @@
+"""Trains Atari games and compares the returns with the published ones.
+
+    python benchmarks/replicate.py --games boxing freeway pong space_invaders \
+        --frames 2e6 --seeds 1 2 3 --out DIR
+    python benchmarks/replicate.py --out DIR --list
+    python benchmarks/replicate.py --games boxing --frames 2e6 --out DIR \
+        --configs atari --configs atari train_every=4
+    python benchmarks/replicate.py --games pong --frames 4000 --out DIR \
+        --configs small -- --prefill 200
+
+Each run is an ordinary run of train.py in DIR/atari_GAME/METHOD/SEED. The same
+command again goes on where it was stopped; Ctrl-C stops it after each run has saved.
+A --configs is a set of presets, and of KEY=VALUE for single settings; several sets are
+compared side by side. Flags behind -- go to train.py, for all runs.
+
+Runs are evaluated by an episode each 100,000 frames (--eval_every behind the -- is
+another choice), and a figure is the mean of those in a million frames, as the published
+ones are. DIR gets table.md, replication.json, and curves.png (.pdf, .json): our curves
+over the published mean and its lowest and highest seed.
+
+The exit code is 1 if a run failed, and 2 if what was asked for cannot be done.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.signals import Stopped, StopSignals
+from dreamerv2.replication import jobs, machine, plan, results
+from dreamerv2.replication.plan import Job
+from dreamerv2.replication.state import State, read_state
+
+# Operations of one update with the preset atari, in units of 1e9, and about how many of
+# them a CPU core does in a second.
+UPDATE_GFLOP, CORE_GFLOPS = 780, 50
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    failed: list[Job] = []
+    try:
+        args = parse(argv)
+        asked = make_jobs(args)
+        if not (args.list or args.plot_only):
+            with StopSignals() as stop:
+                failed = train(asked, args, argv, stop)
+        runs = read(plan.merge(asked, plan.find_jobs(args.out)), args)
+        if args.list:
+            print(results.run_table(runs))
+            print(count(runs))
+        else:
+            write(runs, args.out)
+    except UsageError as error:
+        print(f"replicate: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"{stopped} The same command goes on from the last checkpoints.")
+        return stopped.code
+    except KeyboardInterrupt:
+        return 130
+    return 1 if failed else 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the options.")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; `passed` is what is behind the --."""
+    parser = _Parser(
+        prog="replicate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--games", nargs="+", default=[], metavar="GAME", help="as in space_invaders")
+    add("--frames", type=_positive, default=2e6, help="of each run (2e6)")
+    add("--seeds", nargs="+", type=_seed, default=[1], metavar="SEED", help="(1)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of everything")
+    add(
+        "--configs",
+        nargs="+",
+        action="append",
+        metavar="PRESET",
+        help="a set of settings, presets and KEY=VALUE; once for each set (atari)",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of the sets (dreamerv2, and what a set has beyond atari)",
+    )
+    add(
+        "--jobs",
+        type=_count,
+        help="runs at the same time (on a GPU up to 4, with two CPU cores for each; on "
+        "a CPU one for two cores)",
+    )
+    add("--list", action="store_true", help="say what is done and what is left")
+    add(
+        "--plot_only",
+        action="store_true",
+        help="table and curves of the runs in DIR, whatever is left",
+    )
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(list(argv[:end]))
+    args.passed = list(argv[end + 1 :])
+    args.out = args.out.expanduser()
+    if not (args.games or args.list or args.plot_only):
+        raise UsageError("--games is missing: name some, as in --games boxing pong.")
+    return args
+
+
+def make_jobs(args: argparse.Namespace) -> list[Job]:
+    """The runs that are asked for."""
+    methods = plan.make_methods(args.configs or [["atari"]], args.methods)
+    return plan.make_jobs(
+        args.out, args.games, methods, args.seeds, args.frames, args.passed
+    )
+
+
+def train(
+    asked: Sequence[Job],
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    stop: StopSignals,
+) -> list[Job]:
+    """Trains what is left. Returns the runs that failed."""
+    plan.refuse_other_settings(asked)
+    left = [job for job in asked if not read_state(job.folder).has(job.frames)]
+    print(f"Runs: {len(asked)}, of which {len(asked) - len(left)} done.", flush=True)
+    if not left:
+        return []
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write to {args.out} ({error.strerror}): choose another --out."
+        ) from error
+    cores, cuda = machine.count_cores(), bool(machine.gpu_name())
+    cuda = cuda and left[0].config.device != "cpu"
+    at_once = args.jobs or jobs.runs_at_once(cuda, cores, len(left))
+    how = "as --jobs says" if args.jobs else "unless --jobs says otherwise"
+    where = "on the GPU" if cuda else f"on {cores} CPU cores"
+    print(f"{at_once} at the same time {where}, {how}.", flush=True)
+    for job in left:
+        for sentence in warnings(job, cuda, cores / at_once):
+            print(f"{job.name}: {sentence}", file=sys.stderr)
+    facts = {
+        "command": " ".join(["python benchmarks/replicate.py", *argv]),
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+    }
+    return jobs.train(
+        left,
+        at_once,
+        stop,
+        facts,
+        threads=max(1, cores // at_once),
+        say=lambda sentence: print(sentence, flush=True),
+    )
+
+
+def warnings(job: Job, cuda: bool, cores: float) -> list[str]:
+    """What makes a run less than it is meant to be."""
+    config, found = job.config, []
+    random = config.prefill * config.action_repeat
+    if random >= job.frames:
+        found.append(
+            f"its {job.frames:,} frames end within the {random:,} of random play that "
+            "come before the first update; -- --prefill STEPS changes those."
+        )
+    elif not cuda and config.rssm.deter >= 600 and config.encoder.cnn_depth >= 48:
+        updates = (job.frames - random) / job.frames_per_update
+        hours = updates * UPDATE_GFLOP / CORE_GFLOPS / max(1, cores) / 3600
+        found.append(
+            f"there is no GPU, and on this CPU it will take about {hours:,.0f} hours; "
+            "--configs small is made for CPUs."
+        )
+    return found
+
+
+def read(wanted: Sequence[Job], args: argparse.Namespace) -> list[tuple[Job, State]]:
+    """Runs with their states. Raises UsageError if there are none."""
+    if not wanted:
+        raise UsageError(
+            f"There are no runs in {args.out}: give --games, or another --out."
+        )
+    return [(job, read_state(job.folder)) for job in wanted]
+
+
+def count(runs: Sequence[tuple[Job, State]]) -> str:
+    """One sentence on how many are done, and so on."""
+    words = [state.word(job.frames) for job, state in runs]
+    kinds = ("done", "running", "stopped", "failed", "not started")
+    return ", ".join(f"{words.count(kind)} {kind}" for kind in kinds) + "."
+
+
+def write(runs: Sequence[tuple[Job, State]], out: Path) -> None:
+    """Table, JSON and picture, and says where they are."""
+    from dreamerv2.replication.picture import draw  # Takes seconds.
+
+    rows = results.compare(runs)
+    text = results.report(runs, rows)
+    print(f"\n{text}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "table.md").write_text(text)
+        content = json.dumps(results.as_json(runs, rows), indent=1, allow_nan=False)
+        (out / "replication.json").write_text(content + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write to {out} ({error.strerror}): choose another --out."
+        ) from error
+    paths = [out / "table.md", out / "replication.json", *draw(runs, out)]
+    print(f"Wrote {', '.join(map(str, paths))}.")
+
+
+def _positive(text: str) -> float:
+    value = _float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"expected more than 0, not {text!r}")
+    return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> Any:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, not {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
