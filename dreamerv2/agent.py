@@ -310,6 +310,8 @@ class WorldModel(torchutils.Module):
             metrics["prior_ent"] = self.rssm.get_dist(prior).entropy().mean()
             metrics["post_ent"] = self.rssm.get_dist(post).entropy().mean()
         last = {key: value[:, -1].detach() for key, value in post.items()}
+        # What is not finite here would spoil all the batches to come.
+        last = {k: torch.nan_to_num(x, 0.0, 0.0, 0.0) for k, x in last.items()}
         return loss, last, outs, metrics
 
     def imagine(

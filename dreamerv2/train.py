@@ -6,6 +6,7 @@
 The same command again goes on where the run was stopped. --help lists every knob.
 """
 
+import errno
 import functools
 import re
 import sys
@@ -18,21 +19,26 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.agent import Agent
-from dreamerv2.common.checkpoint import load_checkpoint, save_checkpoint
+from dreamerv2.common.checkpoint import cannot_write
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver
-from dreamerv2.common.envs import Async, make_env
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.environments import Environments, Restarts
+from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.finite import Watch, check_actions
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.logdir import CHECKPOINT, open_logdir
+from dreamerv2.common.logdir import Logdir
 from dreamerv2.common.logger import JSONLOutput, Logger, TerminalOutput
+from dreamerv2.common.memory import warn_if_too_big
+from dreamerv2.common.noise import Noise
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
 from dreamerv2.common.outputs import make_outputs
 from dreamerv2.common.progress import progress
 from dreamerv2.common.reference import parameters
 from dreamerv2.common.replay import Replay
+from dreamerv2.common.runstate import Moment, RunState, World
+from dreamerv2.common.saving import Saves, seed_process
 from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.stills import save_stills
 from dreamerv2.common.torchutils import resolve_device
@@ -42,15 +48,22 @@ VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code: 2 for what the user can mend."""
+    """The command. Returns the exit code: 2 for what the user can mend, 1 for a run
+    that failed on its way."""
     try:
         config = parse_config(argv, load_presets())
         check_limits(config)
-        logdir = open_logdir(config)
-        with StopSignals() as stop, ExitStack() as stack:
+        with ExitStack() as stack:
+            logdir = stack.enter_context(closing(Logdir(config)))
+            stop = stack.enter_context(StopSignals())
             Run(config, logdir, stop, stack).train()
-    except UsageError as error:
+    except (UsageError, RunFailed) as error:
         print(f"dreamerv2-train: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"dreamerv2-train: {cannot_write('a file', error)}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{stopped} The same command goes on from the last checkpoint.")
@@ -67,25 +80,79 @@ class Run:
 
     Args:
       config: the whole configuration.
-      logdir: an open logdir; a checkpoint in it is gone on from.
+      logdir: where it is to be; a checkpoint in it is gone on from.
       stop: asked after each step whether to stop.
       stack: closes, when it is left, whatever was opened.
     """
 
     def __init__(
-        self, config: Config, logdir: Path, stop: StopSignals, stack: ExitStack
+        self, config: Config, logdir: Logdir, stop: StopSignals, stack: ExitStack
     ):
         self.config = config
-        self.logdir = logdir
-        self.path = logdir / CHECKPOINT
-        device = resolve_device(config.device)
-        self.saved = load_checkpoint(self.path, device) if self.path.exists() else None
-        self.train_replay, self.eval_replay = make_replays(config, logdir)
-        # Until there is a checkpoint, what was earned is the episodes on disk.
-        self.step = Counter(self.train_replay.stats["total_steps"])
-        if self.saved is not None:
-            self.step.load_state_dict(self.saved_part("step"))
-        self.logger = make_logger(config, logdir, self.step, stack)
+        self.logdir = logdir.path
+        self.stop = stop
+        self.stack = stack
+        saves = Saves(self.logdir, resolve_device(config.device))
+        self.resumed = saves.load()
+        seed_process(config.seed)
+        self.step = Counter()
+        self.evaluated = -1  # Step of the last evaluation.
+        self.bar = None
+        self.timer = Timer()
+        self.metrics = RunningMeans()  # Of the updates since the last log.
+        self.watch = Watch(config.nan_patience, self.logdir)
+        self.make_when()
+        self.make_envs()
+        self.make_agent()
+        self.state = RunState(saves, self.parts(), self.step, self.watch)
+        # What is refused is refused before any file is changed.
+        if self.resumed:
+            self.state.restore()
+            self.fit_carry()
+        logdir.begin()
+        self.make_replays()
+        self.make_logger(saves)
+        if self.resumed:
+            self.evaluated = saves.get("evaluated") or int(self.step)
+            self.state.restore_world()
+            self.logger.restart_clock()
+
+    def train(self) -> None:
+        """The whole run: prefill, then evaluate and train until the end."""
+        print(self.agent.summary())
+        if not self.resumed:
+            self.prefill()
+            self.pretrain()
+        elif self.step >= self.config.steps and self.evaluated == self.step:
+            print(f"This run has reached its {self.config.steps} steps already.")
+            return
+        self.train_driver.on_step(self.train_step)
+        self.eval_driver.on_episode(functools.partial(self.log_episode, mode="eval"))
+        steps = self.config.steps
+        with (
+            self.state.saved_at_last(),
+            progress("Train", total=steps, start=int(self.step)) as self.bar,
+        ):
+            self.loop()
+            self.evaluate()
+
+    def loop(self) -> None:
+        """Evaluates and trains by turns, saving around each evaluation and by time."""
+        last_save = time.monotonic()
+        while self.step < self.config.steps:
+            if self.when["eval"].due(self.step):
+                self.evaluate()
+                last_save = time.monotonic()
+            with self.state.at(Moment.ACTING):
+                self.train_driver(self.train_policy, steps=1)
+            self.stop.check()
+            if time.monotonic() - last_save > self.config.save_every:
+                self.state.save()
+                last_save = time.monotonic()
+
+    def make_when(self) -> None:
+        """What is due now and then."""
+        config = self.config
         self.when = {
             # Catching up keeps the ratio of updates to steps, whatever the gaps.
             "train": Every(config.train_every, catch_up=True),
@@ -96,89 +163,49 @@ class Run:
         }
         # Frames to steps, rounded up: Until(0) would be for ever.
         self.should_explore = Until(-(-config.expl_until // config.action_repeat))
-        self.timer = Timer()
-        self.metrics = RunningMeans()  # Of the updates since the last log.
-        self.bar = None
-        envs = stack.enter_context(make_envs(config, config.envs, train=True))
-        self.random_agent = RandomAgent(envs[0].act_space, config.seed)
-        self.spaces = envs[0].obs_space, envs[0].act_space
-        self.train_driver = Driver(envs)
-        self.train_driver.on_episode(functools.partial(self.log_episode, mode="train"))
+
+    def make_envs(self) -> None:
+        """Environments and what steps them."""
+        config = self.config
+        restarts = Restarts(config.env_restarts, self.logdir)
+        count = min(config.envs, config.eval_eps)
+        self.eval_episodes_per_env = -(-config.eval_eps // count)
+        made = []
+        for number, train in ((config.envs, True), (count, False)):
+            envs = Environments(config, number, train, restarts)
+            self.stack.callback(envs.close)
+            made += [envs, Driver(envs.envs, envs.replace)]
+        self.train_envs, self.train_driver, self.eval_envs, self.eval_driver = made
+        env = self.train_envs.envs[0]
+        self.spaces = env.obs_space, env.act_space
+        self.random_agent = RandomAgent(env.act_space, config.seed)
+
+    def make_agent(self) -> None:
+        """The agent, and a second stream of random numbers for it."""
+        self.agent = Agent(self.config, *self.spaces, self.step)
+        self.train_agent = CarryOverState(self.agent.train)
+        self.eval_noise = Noise(self.config.seed + 1, self.agent.device)
+
+    def make_replays(self) -> None:
+        """The replays, what fills them, and their streams of batches."""
+        replays = make_replays(self.config, self.logdir)
+        self.train_replay, self.eval_replay = replays
+        loaded = self.train_replay.stats["loaded_steps"]
+        warn_if_too_big(self.config.replay, self.spaces, self.config.steps, loaded)
+        if not self.resumed:
+            # Until there is a checkpoint, what was earned is the episodes on disk.
+            self.step.increment(self.train_replay.stats["total_steps"])
+        train_episode = functools.partial(self.log_episode, mode="train")
+        self.train_driver.on_episode(train_episode)
         self.train_driver.on_step(self.count_step)
         self.train_driver.on_step(self.train_replay.add_step)
         self.train_driver.on_reset(self.train_replay.add_step)
-        count = min(config.envs, config.eval_eps)
-        eval_envs = stack.enter_context(make_envs(config, count, train=False))
-        self.eval_episodes_per_env = -(-config.eval_eps // count)
-        self.eval_driver = Driver(eval_envs)
         self.eval_driver.on_step(self.eval_replay.add_step)
         self.eval_driver.on_reset(self.eval_replay.add_step)
-        self.eval_driver.on_step(stop.check)
-        self.stop = stop
-        self.stack = stack
-
-    def train(self) -> None:
-        """The whole run: agent, prefill, then evaluate and train until the end."""
-        self.make_agent()  # First, since settings that it refuses need no prefill.
-        if self.saved is None:
-            self.prefill()
-            self.pretrain()
-        else:
-            self.restore()
-            if self.step >= self.config.steps:
-                print(f"This run has reached its {self.config.steps} steps already.")
-                return
-        self.train_driver.on_step(self.train_step)
-        self.train_driver.on_step(self.stop.check)
-        self.eval_driver.on_episode(functools.partial(self.log_episode, mode="eval"))
-        steps = self.config.steps
-        try:
-            with progress("Train", total=steps, start=int(self.step)) as self.bar:
-                self.loop()
-            # If one is due now, too, a run that goes on from here has had it.
-            self.when["eval"](self.step)
-            self.evaluate()
-        except Stopped:
-            self.save()
-            raise
-        self.save()
-
-    def loop(self) -> None:
-        """Evaluates and trains by turns, saving after each evaluation and by time."""
-        last_save = time.monotonic()
-        while self.step < self.config.steps:
-            before = self.when["eval"].state_dict()
-            if self.when["eval"](self.step):
-                try:
-                    self.evaluate()
-                except Stopped:  # It is still due when the run goes on.
-                    self.when["eval"].load_state_dict(before)
-                    raise
-                self.save()
-                last_save = time.monotonic()
-            self.train_driver(self.train_policy, steps=1)
-            if time.monotonic() - last_save > self.config.save_every:
-                self.save()
-                last_save = time.monotonic()
-
-    def prefill(self) -> None:
-        """Random actions, until there is something to learn from."""
-        done = self.train_replay.stats["total_steps"]
-        total = self.config.prefill
-        if done < total:
-            self.train_driver.on_step(self.stop.check)
-            with progress("Prefill", total=total, start=done) as self.bar:
-                self.train_driver(self.random_agent, steps=total - done, episodes=1)
-            self.train_driver.reset()
-        if not self.eval_replay.stats["total_episodes"]:
-            self.eval_driver(self.random_agent, episodes=1)
-            self.eval_driver.reset()
-
-    def make_agent(self) -> None:
-        """The agent and its streams of batches."""
-        self.agent = Agent(self.config, *self.spaces, self.step)
-        print(self.agent.summary())
-        self.train_agent = CarryOverState(self.agent.train)
+        self.eval_driver.on_step(self.stop.check)
+        self.state.more = self.more
+        world = self.train_envs, self.train_driver, self.train_replay
+        self.state.world = World(*world, self.eval_envs, self.eval_replay)
         settings = {**self.config.dataset, "transform": self.agent.to_tensors}
         self.dataset = self.train_replay.dataset(**settings)
         # A report uses up no batch that would have been trained on.
@@ -186,6 +213,31 @@ class Run:
         self.eval_dataset = self.eval_replay.dataset(**settings)
         for dataset in (self.dataset, self.report_dataset, self.eval_dataset):
             self.stack.enter_context(closing(dataset))
+
+    def make_logger(self, saves: Saves) -> None:
+        """Terminal, metrics.jsonl and what --logger names; what a resumed run does
+        again, the files forget."""
+        config, frames = self.config, int(self.step) * self.config.action_repeat
+        self.jsonl = JSONLOutput(self.logdir)
+        self.jsonl.truncate_after(frames, saves.get("metrics_size"))
+        outputs = [TerminalOutput(), self.jsonl]
+        for output in make_outputs(config.logger, self.logdir, config, frames):
+            if hasattr(output, "close"):
+                self.stack.enter_context(closing(output))
+            outputs.append(output)
+        self.logger = Logger(self.step, outputs, multiplier=config.action_repeat)
+
+    def prefill(self) -> None:
+        """Random actions, until there is something to learn from."""
+        done = self.train_replay.stats["total_steps"]
+        total = self.config.prefill
+        if done < total:
+            with progress("Prefill", total=total, start=done) as self.bar:
+                self.train_driver(self.random_policy, steps=total - done, episodes=1)
+            self.train_driver.reset()
+        if not self.eval_replay.stats["total_episodes"]:
+            self.eval_driver(self.random_policy, episodes=1)
+            self.eval_driver.reset()
 
     def pretrain(self) -> None:
         """Updates on the random episodes before the policy's first step."""
@@ -201,6 +253,7 @@ class Run:
             batch = next(self.dataset)
         with self.timer("update"):
             metrics = self.train_agent(batch)
+        self.watch.add(metrics, batch)
         if self.config.log_every:
             self.metrics.add(metrics)
 
@@ -215,22 +268,45 @@ class Run:
     def train_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
         mode = "explore" if self.should_explore(self.step) else "train"
         with self.timer("policy"):
-            return self.agent.policy(obs, state, mode)
+            outputs, state = self.agent.policy(obs, state, mode)
+        return check_actions(outputs, self.step), state
+
+    def random_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
+        self.stop.check()
+        return self.random_agent(obs, state)
 
     def eval_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
-        return self.agent.policy(obs, state, mode="eval")
+        outputs, state = self.agent.policy(obs, state, mode="eval")
+        return check_actions(outputs, self.step), state
 
     def evaluate(self) -> None:
-        """Plays eval_eps episodes, the same number in each environment."""
-        with self.timer("eval"):
+        """Plays eval_eps episodes, the same number in each environment.
+
+        Saves before, so that one that is cut short is made again, and after.
+        """
+        self.state.save()
+        with self.state.at(Moment.CHANGING), self.timer("eval"), self.aside():
             if self.eval_replay.stats["total_episodes"]:
                 self.report(next(self.eval_dataset))
             self.eval_driver.reset()
             self.eval_driver(
                 self.eval_policy, episodes_per_env=self.eval_episodes_per_env
             )
-        self.logger.add(self.eval_replay.stats, prefix="eval")
-        self.logger.write()
+            self.logger.add(self.eval_replay.stats, prefix="eval")
+            self.logger.write()
+        self.when["eval"](self.step)
+        self.evaluated = int(self.step)
+        self.state.save()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within it, the agent draws other random numbers than those of training, which
+        goes on as if nothing had been."""
+        noise, self.agent.noise = self.agent.noise, self.eval_noise
+        try:
+            yield
+        finally:
+            self.agent.noise = noise
 
     def report(self, batch: dict[str, Any]) -> None:
         """Open-loop videos for the logger, and stills of them in DIR/report."""
@@ -241,15 +317,18 @@ class Run:
         save_stills(folder, self.logger.frames, videos, vectors, count)
 
     def count_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
+        self.state.moment = Moment.CHANGING  # Until all that follows is written.
         self.step.increment()
         if self.bar:
             self.bar.advance()
 
     def log_metrics(self) -> None:
         """Everything since the last time; this waits for the device."""
+        self.watch.check(int(self.step))
         self.logger.add(self.metrics.means())
         self.logger.add(self.timer.shares(), prefix="time")
-        report = self.agent.report(next(self.report_dataset))
+        with self.aside():
+            report = self.agent.report(next(self.report_dataset))
         self.logger.add(report, prefix="train")
         if self.config.log_histograms:
             for name, value in parameters(self.agent).items():
@@ -278,39 +357,25 @@ class Run:
             self.logger.write()
 
     def parts(self) -> dict[str, Any]:
-        """What makes up a checkpoint: everything needed to go on."""
+        """What makes up a checkpoint, with what is in `World`."""
         return {
             "agent": self.agent,
             "carry": self.train_agent,
             "step": self.step,
-            "train_replay": self.train_replay,
-            "eval_replay": self.eval_replay,
             **{f"when_{name}": every for name, every in self.when.items()},
+            "metrics": self.metrics,
+            "eval_noise": self.eval_noise,
         }
 
-    def save(self) -> None:
-        state = {name: part.state_dict() for name, part in self.parts().items()}
-        save_checkpoint(self.path, state)
+    def more(self) -> dict[str, Any]:
+        """Further values for a checkpoint."""
+        return {"evaluated": self.evaluated, "metrics_size": self.jsonl.size}
 
-    def restore(self) -> None:
-        """Takes every part back to the checkpoint."""
-        for name, part in self.parts().items():
-            part.load_state_dict(self.saved_part(name))
-        carried = self.saved_part("carry")["state"]
+    def fit_carry(self) -> None:
+        """Forgets the carried latents if batches have another number of rows now."""
+        carried = self.train_agent.state_dict()["state"]
         if carried and len(carried["stoch"]) != self.config.dataset.batch:
-            self.train_agent = CarryOverState(self.agent.train)  # Its rows are others.
-        self.saved = {}  # Frees the memory.
-        self.logger.restart_clock()
-        print(f"Resumed at step {int(self.step)}.")
-
-    def saved_part(self, name: str) -> Any:
-        """The state of one part in the checkpoint."""
-        if name not in self.saved:
-            raise UsageError(
-                f"The checkpoint {self.path} has no '{name}': it is of another "
-                "version; move it away to start anew from the episodes."
-            )
-        return self.saved[name]
+            self.train_agent.load_state_dict({"state": None})
 
 
 def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
@@ -324,45 +389,6 @@ def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
         "maxlen": config.dataset.length,
     }
     return train, Replay(logdir / "eval_episodes", **settings, seed=config.seed + 1)
-
-
-def make_logger(
-    config: Config, logdir: Path, step: Counter, stack: ExitStack
-) -> Logger:
-    """Terminal, metrics.jsonl and what --logger names; what a resumed run does again,
-    the files forget."""
-    frames = int(step) * config.action_repeat
-    jsonl = JSONLOutput(logdir)
-    jsonl.truncate_after(frames)
-    outputs = [TerminalOutput(), jsonl]
-    for output in make_outputs(config.logger, logdir, config, frames):
-        if hasattr(output, "close"):
-            stack.enter_context(closing(output))
-        outputs.append(output)
-    return Logger(step, outputs, multiplier=config.action_repeat)
-
-
-@contextmanager
-def make_envs(config: Config, count: int, train: bool) -> Iterator[list[Any]]:
-    """``count`` environments with seeds of their own, closed at the end."""
-    if config.envs_parallel not in ("none", "thread", "process"):
-        raise UsageError(
-            f"Unknown envs_parallel '{config.envs_parallel}': expected none, thread "
-            "or process."
-        )
-    with ExitStack() as stack:
-        envs = []
-        for index in range(count):
-            make = functools.partial(make_env, config, config.seed + index, train)
-            if config.envs_parallel == "none":
-                env = make()
-            else:
-                role = "training" if train else "evaluation"
-                name = f"{role} environment {index} ({config.task})"
-                env = Async(make, config.envs_parallel, name)
-            stack.callback(env.close)
-            envs.append(env)
-        yield envs
 
 
 if __name__ == "__main__":

@@ -135,6 +135,17 @@ def one_sentence(result):
     return sentence
 
 
+def failed(result):
+    """What a run said that ended with exit code 1, which must be one sentence."""
+    assert result.code == 1, f"{result.code}\n{result.out}\n{result.err}"
+    return one_sentence(result._replace(code=2))
+
+
+def step_of(logdir):
+    """The step of the checkpoint."""
+    return checkpoint(logdir)["step"]["value"]
+
+
 def metrics(logdir):
     """The lines of metrics.jsonl; one that is not valid JSON is an error."""
 
@@ -196,4 +207,6 @@ def same(left, right):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, torch.Tensor):
         return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right)
     return type(left) is type(right) and left == right

@@ -341,7 +341,7 @@ def test_small_is_the_same_problem_as_atari():
     for key in (
         "task time_limit action_repeat atari_grayscale render_size clip_rewards "
         "encoder.cnn_keys encoder.mlp_keys decoder.cnn_keys decoder.mlp_keys "
-        "pred_discount grad_heads loss_scales"
+        "pred_discount grad_heads loss_scales.reward loss_scales.discount"
     ).split():
         assert small[key] == atari[key], key
 

@@ -11,6 +11,7 @@ from ale_py import roms
 from gymnasium.spaces import Box, Dict, Discrete, Text
 
 from dreamerv2.common.atari import find_rom
+from dreamerv2.common.checkpoint import load_checkpoint, save_checkpoint
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.envs import Atari, GymWrapper, make_env
 from dreamerv2.common.errors import UsageError
@@ -27,13 +28,13 @@ def configure(task, *presets, **changes):
     return config.update({"task": task, **changes})
 
 
-def record(env, steps=30, seed=0):
+def record(env, steps=30, seed=0, reset=True):
     """Everything that an environment shows under random actions."""
     random = np.random.default_rng(seed)
     count = env.act_space["action"].n
-    obs = [env.reset()]
+    obs = [env.reset()] if reset else []
     for _ in range(steps):
-        if obs[-1]["is_last"]:
+        if obs and obs[-1]["is_last"]:
             obs.append(env.reset())
         obs.append(env.step({"action": int(random.integers(count))}))
     return obs
@@ -128,9 +129,37 @@ def test_resets_vary_the_number_of_noops():
 
 
 def test_sticky_actions_repeat_a_quarter_of_the_time():
-    env = Atari("pong", seed=0)
-    assert env._ale.getFloat("repeat_action_probability") == 0.25
-    assert Atari("pong", sticky=False)._ale.getFloat("repeat_action_probability") == 0
+    env = faked(sticky=True)
+    env.reset()
+    env._ale.acted = []
+    for step in range(500):
+        env.step({"action": 1 + step % 2})
+    codes = [env._actions[1].value, env._actions[2].value]
+    late = [action != codes[frame // 4 % 2] for frame, action in acted(env)]
+    # The first frame of a step does what the one before did with a chance of 1/4, the
+    # second with 1/16, as later ones repeat what already is the new action.
+    assert abs(np.mean(late[0::4]) - 1 / 4) < 0.06
+    assert abs(np.mean(late[1::4]) - 1 / 16) < 0.04
+    env = faked()
+    env.reset()
+    env._ale.acted = []
+    env.step({"action": 2})
+    assert env._ale.acted == [env._actions[2].value] * 4
+
+
+def acted(env):
+    return list(enumerate(env._ale.acted))
+
+
+@pytest.mark.parametrize("game", ["breakout", "seaquest"])
+@pytest.mark.parametrize("steps", [0, 150])
+def test_a_restored_game_goes_on_to_the_last_bit(game, steps, tmp_path):
+    env, other = Atari(game, seed=1), Atari(game, seed=2)
+    record(env, steps=steps)
+    record(other, steps=40)
+    save_checkpoint(tmp_path / "env", env.state_dict())
+    other.load_state_dict(load_checkpoint(tmp_path / "env"))
+    assert equal(*(record(x, 300, seed=1, reset=steps == 0) for x in (env, other)))
 
 
 class FakeALE:
@@ -156,14 +185,15 @@ class FakeALE:
     def screen(self, buffer):
         # Even and odd frames light different pixels, as flickering games do.
         buffer[:] = 0
-        buffer[self.frame % 2 :: 2] = self.frame
+        buffer[self.frame % 2 :: 2] = self.frame % 256
 
     def getRAM(self):
         return np.zeros(128, np.uint8)
 
 
-def faked(end=10**9, repeat=4, resets=()):
-    env = Atari("pong", action_repeat=repeat, size=(210, 160), seed=0)
+def faked(end=10**9, repeat=4, resets=(), sticky=False):
+    size = (210, 160)
+    env = Atari("pong", action_repeat=repeat, size=size, sticky=sticky, seed=0)
     env._ale = FakeALE(end, resets)
     env._grab = env._ale.screen
     return env
@@ -183,7 +213,7 @@ def test_an_action_is_held_and_the_last_two_frames_are_joined():
     env._ale.acted = []
     obs = env.step({"action": 2})
     assert obs["reward"] == 1 + 2 + 3 + 4 and obs["reward"].dtype == np.float32
-    assert env._ale.acted == [env._actions[2]] * 4
+    assert env._ale.acted == [env._actions[2].value] * 4
     assert shown(obs) == (4, 3)
     assert shown(env.step({"action": 0})) == (8, 7)
 

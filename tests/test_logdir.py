@@ -1,12 +1,13 @@
 """The folder of a run: what may be started or gone on with in it, and what may not."""
 
 import os
+from contextlib import closing
 
 import pytest
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.logdir import changes, open_logdir, refuse_other_shapes
+from dreamerv2.common.logdir import Logdir, changes, refuse_other_shapes
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,13 @@ def config(defaults, tmp_path):
     return defaults.update(logdir=tmp_path / "a" / "run")
 
 
+def open_logdir(config):
+    """What a run does with its logdir before it begins, and at its end."""
+    with closing(Logdir(config)) as logdir:
+        logdir.begin()
+    return logdir.path
+
+
 def begin(logdir):
     """Put there what a run leaves first: an episode."""
     (logdir / "train_episodes").mkdir()
@@ -28,7 +36,7 @@ def begin(logdir):
 def test_the_folder_is_made_and_the_config_saved(config, tmp_path):
     logdir = open_logdir(config)
     assert logdir == tmp_path / "a" / "run"
-    assert [path.name for path in logdir.iterdir()] == ["config.yaml"]
+    assert {path.name for path in logdir.iterdir()} == {"config.yaml", ".lock"}
     assert Config.load(logdir / "config.yaml") == config
 
 
@@ -76,7 +84,7 @@ def test_each_config_of_a_run_is_kept_and_what_changed_is_said(config, capsys):
 def test_a_run_that_never_began_may_be_corrected_without_a_word(config, capsys):
     logdir = open_logdir(config.update(task="atari_pnog"))
     open_logdir(config.update(task="atari_pong"))
-    assert [path.name for path in logdir.iterdir()] == ["config.yaml"]
+    assert {path.name for path in logdir.iterdir()} == {"config.yaml", ".lock"}
     assert capsys.readouterr().out == ""
 
 

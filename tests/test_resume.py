@@ -2,7 +2,7 @@
 
 import json
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 from run_tools import (
@@ -15,22 +15,19 @@ from run_tools import (
     repeated,
     same,
     series,
+    step_of,
     train_here,
     untimed,
 )
 
 from dreamerv2.common.config import load_presets
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.logdir import open_logdir
+from dreamerv2.common.logdir import Logdir
 from dreamerv2.common.signals import StopSignals
 from dreamerv2.train import Run
 
 CATCH = [*TINY, "--task", "toy_catch"]
 ENDLESS = ["--steps", "1e8", "--eval_every", "1e8", "--log_every", "1e8"]
-
-
-def step_of(logdir):
-    return checkpoint(logdir)["step"]["value"]
 
 
 def goes_on(logdir, *flags):
@@ -120,14 +117,10 @@ def test_a_checkpoint_restores_every_part_of_a_run(tmp_path):
     ok(train_here(*flags, "--steps", "40"))
     saved = checkpoint(logdir)
     config = parse_config([*flags, "--steps", "50", "--seed", "3"], load_presets())
-    with StopSignals() as stop, ExitStack() as stack:
-        run = Run(config, open_logdir(config), stop, stack)
-        run.make_agent()
-        fresh = run.agent.state_dict()
-        assert not same(fresh["noise"], saved["agent"]["noise"])
-        assert not same(fresh["wm"]["encoder"], saved["agent"]["wm"]["encoder"])
-        run.restore()
-        run.save()
+    with ExitStack() as stack:
+        folder = stack.enter_context(closing(Logdir(config)))
+        stop = stack.enter_context(StopSignals())
+        Run(config, folder, stop, stack).state.save()
     assert same(checkpoint(logdir), saved)
     # And these parts hold what they should.
     agent = saved["agent"]
@@ -181,6 +174,44 @@ def test_a_run_goes_on_with_batches_of_another_size(tmp_path):
     assert checkpoint(tmp_path)["carry"]["state"]["deter"].shape == (3, 8)
 
 
+TASKS = {
+    "toy_catch": ["--task", "toy_catch", "--envs", "1"],
+    "toy_catch in two processes": [
+        *["--task", "toy_catch", "--envs", "2", "--envs_parallel", "process"],
+    ],
+    "toy_reach": [
+        *["--task", "toy_reach", "--envs", "2", "--expl_noise", "0.1"],
+        *["--encoder.cnn_keys", "$^", "--decoder.cnn_keys", "$^"],
+    ],
+    "atari_pong": ["--configs", "atari", "--task", "atari_pong", "--envs", "2"],
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_killed_run_that_goes_on_ends_as_if_it_never_was(task, tmp_path):
+    # The only checkpoint before the kill is that of the first evaluation.
+    flags = [*TASKS[task], *TINY, "--steps", "90", "--eval_every", "1000"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    ok(train_here(*flags, "--logdir", whole))
+    with Running(tmp_path, *flags, "--logdir", killed) as run:
+        run.wait_until(lambda: len(list(killed.glob("train_episodes/*.npz"))) > 3)
+        run.send(signal.SIGKILL)
+        assert run.result().code == -signal.SIGKILL
+    early = step_of(killed)
+    assert early < 60
+    result = ok(train_here(*flags, "--logdir", killed))
+    assert f"Resumed at step {early}.\n" in result.out
+    assert "new episodes" not in result.out
+    one, two = checkpoint(whole), checkpoint(killed)
+    assert one.keys() == two.keys()
+    names = one.keys() - {"train_replay", "eval_replay", "metrics_size"}
+    assert [name for name in names if not same(one[name], two[name])] == []
+    for mode in ("train", "eval"):
+        contents = [episodes(x / f"{mode}_episodes") for x in (whole, killed)]
+        assert same(*contents) and len(contents[0]) > 1
+    assert untimed(whole) == untimed(killed)
+
+
 @pytest.fixture
 def stop_in_evaluation(monkeypatch):
     """Call it with a number: a SIGTERM comes at that step of all evaluations."""
@@ -217,3 +248,19 @@ def test_a_stop_in_the_last_evaluation_loses_no_step(tmp_path, stop_in_evaluatio
     result = train_here(*flags)
     assert (result.code, result.err) == (143, "")
     assert step_of(tmp_path) == 35
+
+
+def test_an_environment_that_cannot_be_saved_begins_a_new_episode(tmp_path):
+    # Gymnasium has no way to save an environment. So what differs from a run that was
+    # never stopped is the episode at the seam: it is dropped, and counted as steps.
+    proprio = ["--encoder.cnn_keys", "$^", "--decoder.cnn_keys", "$^"]
+    flags = [*TINY, *proprio, "--task", "gym_Pendulum-v1", "--logdir", tmp_path]
+    ok(train_here(*flags, "--steps", "25"))
+    result = ok(train_here(*flags, "--steps", "50"))
+    assert (
+        "Resumed at step 25.\nThe environments begin new episodes, since the "
+        "checkpoint has no states of them.\n"
+    ) in result.out
+    played = episodes(tmp_path / "train_episodes")
+    assert [len(episode["reward"]) for episode in played] == [21, 21]
+    assert step_of(tmp_path) == 50

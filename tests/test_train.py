@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_in_its_logdir(pong):
     (event_file,) = (name for name in names if name.startswith("events.out.tfevents."))
     assert names == {
         *("config.yaml", "metrics.jsonl", "variables.pt", event_file),
-        *("train_episodes", "eval_episodes", "report"),
+        *("train_episodes", "eval_episodes", "report", "variables.prev.pt", ".lock"),
     }
     config = Config.load(logdir / "config.yaml")
     assert (config.task, config.steps) == ("atari_pong", 300)

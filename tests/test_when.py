@@ -131,3 +131,11 @@ def test_counter_goes_on_after_a_resume():
     resumed = Counter()
     resumed.load_state_dict(step.state_dict())
     assert resumed == 7
+
+
+def test_asking_what_is_due_changes_nothing():
+    every = Every(10)
+    assert every.due(3) and every(3)
+    assert [every.due(12), every.due(13), every.due(13)] == [False, True, True]
+    assert every(13) and not every.due(13)
+    assert not Every(0).due(5)

@@ -20,8 +20,8 @@ from dreamerv2.common.wrappers import signal_spaces, with_signals
 class Atari:
     """An Atari game with the protocol of Machado et al. (2018).
 
-    Each action is held for `action_repeat` frames, whose rewards are summed; at each
-    frame the emulator ignores it with probability 0.25 and repeats the one before
+    Each action is held for `action_repeat` frames, whose rewards are summed; each
+    frame ignores it with probability 0.25 and repeats what the frame before did
     (`sticky`). A reset plays 1 to `noops` frames of doing nothing. The picture is the
     maximum over the last two frames, since games draw some sprites in every other one,
     then each pixel of `size` (height, width) is the mean over the area it covers. The
@@ -52,12 +52,16 @@ class Atari:
             raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
         self._repeat = action_repeat
         self._noops = noops
+        self._sticky = 0.25 if sticky else 0.0
+        self._held = 0  # What the last frame did.
         self._random = np.random.default_rng(seed)
         with self.LOCK:
             ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
             self._ale = ale_py.ALEInterface()
             self._ale.setInt("random_seed", int(self._random.integers(2**31)))
-            self._ale.setFloat("repeat_action_probability", 0.25 if sticky else 0.0)
+            # The emulator could do this, too, but its memory of the action that is
+            # repeated is no part of the state that it gives.
+            self._ale.setFloat("repeat_action_probability", 0.0)
             self._ale.loadROM(find_rom(name))
         if all_actions:
             self._actions = self._ale.getLegalActionSet()
@@ -82,6 +86,7 @@ class Atari:
     def reset(self) -> dict[str, Any]:
         """A new game, after its no-ops."""
         self._ale.reset_game()
+        self._held = 0
         # A game that ends while nothing is done starts again.
         for _ in range(self._random.integers(1, self._noops + 1) if self._noops else 0):
             self._ale.act(0)
@@ -96,10 +101,13 @@ class Atari:
         """Hold `action["action"]`, an index, for action_repeat frames."""
         if self._over:
             raise RuntimeError("The episode has ended or never began: call reset().")
-        chosen = self._actions[int(action["action"])]
+        chosen = self._actions[int(action["action"])].value
         reward, last = 0, self._repeat - 1
+        draws = self._random.random(self._repeat)
         for frame in range(self._repeat):
-            reward += self._ale.act(chosen)
+            if draws[frame] >= self._sticky:
+                self._held = chosen
+            reward += self._ale.act(self._held)
             self._over = self._ale.game_over(with_truncation=False)
             # Grabbing a frame costs a quarter of emulating it, so only what is shown.
             if frame >= last - 1 or self._over:
@@ -111,6 +119,26 @@ class Atari:
             self._frames[1 - frame % 2] = self._frames[frame % 2]
         obs = self._obs()
         return with_signals(obs, reward, is_last=self._over, is_terminal=self._over)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole game and its random numbers, as plain bytes, arrays and ints."""
+        return {
+            "emulator": self._ale.cloneSystemState().serialize(),
+            "frames": self._frames.copy(),
+            "random": self._random.bit_generator.state,
+            "held": self._held,
+            "over": self._over,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned, to the last bit.
+
+        Raises an exception of any kind for a state of another version of the emulator.
+        """
+        self._ale.restoreSystemState(ale_py.ALEState(state["emulator"]))
+        self._frames[:] = state["frames"]
+        self._random.bit_generator.state = state["random"]
+        self._held, self._over = int(state["held"]), bool(state["over"])
 
     @property
     def action_names(self) -> list[str]:

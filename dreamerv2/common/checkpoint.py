@@ -22,6 +22,11 @@ from dreamerv2.common.errors import UsageError
 FORMAT = "dreamerv2-checkpoint"
 VERSION = 1
 
+
+class DamagedCheckpoint(UsageError):
+    """The file is one of ours, as far as one can tell, and not what was written."""
+
+
 _NUMPY, _BYTES, _INT = "__numpy__", "__bytes__", "__int__"
 _MARKERS = (_NUMPY, _BYTES, _INT)
 _NUMPY_KINDS = "biufcSUmM"
@@ -55,7 +60,8 @@ def load_checkpoint(
     tuples as tuples, lists as lists; ints and floats are exact.
 
     Raises:
-      UsageError: The file is missing, unreadable, damaged, or not ours.
+      UsageError: The file is missing, unreadable, not ours, or, as its subclass
+        DamagedCheckpoint, damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +79,9 @@ def load_checkpoint(
             "free memory or allow reading it, and try again."
         ) from error
     except Exception as error:  # damage can surface as any exception at all
-        raise UsageError(
+        foreign = isinstance(error, (_Foreign, pickle.UnpicklingError))
+        kind = UsageError if foreign else DamagedCheckpoint
+        raise kind(
             f"The checkpoint {path} cannot be loaded because {_reason(error)}: "
             "restore a copy of it, or move it away to start anew from the episodes "
             "in the same folder."
@@ -157,6 +165,10 @@ def cannot_write(path: str | os.PathLike, error: OSError) -> UsageError:
 
 class _Unfit(Exception):
     """Why a file is no checkpoint, to be read after "because"."""
+
+
+class _Foreign(_Unfit):
+    """The file is whole, but of another program or version."""
 
 
 class _Sink:
@@ -275,7 +287,7 @@ def _decode(value: Any) -> Any:
     if _NUMPY in value:
         dtype = np.dtype(value[_NUMPY])
         if dtype.kind not in _NUMPY_KINDS:
-            raise _Unfit(f"it holds an array of type {dtype}")
+            raise _Foreign(f"it holds an array of type {dtype}")
         data = value["data"].cpu().numpy()
         array = data.view(dtype).reshape(tuple(value["shape"]))
         return array[()] if value["scalar"] else array
@@ -296,9 +308,9 @@ def _check_whole(file: BinaryIO) -> None:
 
 def _check_ours(content: Any) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _Unfit("it was not written by this program")
+        raise _Foreign("it was not written by this program")
     if content.get("version") != VERSION:
-        raise _Unfit(
+        raise _Foreign(
             f"it has format {content.get('version')!r} and this program reads {VERSION}"
         )
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from dreamerv2.common.errors import UsageError
 
+# Given the index of an environment and its error: one that takes its place.
+Replace = Callable[[int, Exception], Any]
+
 # (obs of (N, ...) arrays, state) -> ({"action": (N, A), ...}, state)
 Policy = Callable[[dict[str, np.ndarray], Any], tuple[dict[str, np.ndarray], Any]]
 
@@ -30,12 +33,19 @@ class Driver:
 
     An environment's reset and step return the observation, or (see Async) a function
     that waits for it, called only after all environments have been started.
+
+    An environment fails when it raises anything but a UsageError, or gives a number
+    that is not finite (but for keys that begin `log_`, which are for people). Then its
+    unfinished episode is dropped, and `replace` gives the environment that goes on in
+    its place; what that raises leaves. Without `replace`, it is a RuntimeError that
+    names the environment.
     """
 
-    def __init__(self, envs: Sequence[Any]):
+    def __init__(self, envs: Sequence[Any], replace: Replace | None = None):
         if not envs:
             raise ValueError("A Driver needs at least one environment.")
         self._envs = list(envs)
+        self._replace = replace or _refuse
         self._act_spaces = [dict(env.act_space) for env in self._envs]
         self._on_step: list[Callable[..., Any]] = []
         self._on_reset: list[Callable[..., Any]] = []
@@ -88,22 +98,43 @@ class Driver:
                     break
             self._reset_ended(active)
             actions = self._act(policy)
-            self._advance(active, actions)
-            step += len(active)
-            for i in active:
+            for i in self._advance(active, actions):
+                step += 1
                 finished[i] += int(bool(self._obs[i]["is_last"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Observations, unfinished episodes and the policy's state.
+
+        To be taken between two calls, together with the environments' states.
+        """
+        return {
+            "obs": [ob and dict(ob) for ob in self._obs],
+            "episodes": [_stack(trans) if trans else {} for trans in self._episodes],
+            "policy": self._state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned, of as many environments."""
+        if len(state["obs"]) != len(self._envs):
+            raise ValueError(f"The state is of {len(state['obs'])} environments.")
+        self._obs = list(state["obs"])
+        self._episodes = [_unstack(episode) for episode in state["episodes"]]
+        self._state = state["policy"]
 
     def _reset_ended(self, active: list[int]) -> None:
         """Reset the environments that have no observation or whose episode ended."""
-        ended = [i for i in active if not self._obs[i] or self._obs[i]["is_last"]]
-        observed = self._gather({i: (self._envs[i].reset, ()) for i in ended})
-        for i, ob in observed.items():
-            self._obs[i] = ob
-            spaces = self._act_spaces[i].items()
-            tran = _transition(ob, {k: np.zeros(v.shape, v.dtype) for k, v in spaces})
-            self._episodes[i] = [tran]
-            for callback in self._on_reset:
-                callback(tran, worker=i)
+        while ended := [
+            i for i in active if not self._obs[i] or self._obs[i]["is_last"]
+        ]:
+            observed = self._gather({i: (self._envs[i].reset, ()) for i in ended})
+            for i, ob in observed.items():
+                self._obs[i] = ob
+                spaces = self._act_spaces[i].items()
+                zeros = {k: np.zeros(v.shape, v.dtype) for k, v in spaces}
+                tran = _transition(ob, zeros)
+                self._episodes[i] = [tran]
+                for callback in self._on_reset:
+                    callback(tran, worker=i)
 
     def _act(self, policy: Policy) -> list[dict[str, np.ndarray]]:
         """One batched call of the policy, split into each environment's action."""
@@ -114,10 +145,16 @@ class Driver:
             for i, spaces in enumerate(self._act_spaces)
         ]
 
-    def _advance(self, active: list[int], actions: list[dict[str, np.ndarray]]) -> None:
-        """One step of each active environment, and its callbacks."""
+    def _advance(
+        self, active: list[int], actions: list[dict[str, np.ndarray]]
+    ) -> list[int]:
+        """One step of each active environment, and its callbacks.
+
+        Returns the indices of those that made it.
+        """
         calls = {i: (self._envs[i].step, (actions[i],)) for i in active}
-        for i, ob in self._gather(calls).items():
+        observed = self._gather(calls)
+        for i, ob in observed.items():
             self._obs[i] = ob
             tran = _transition(ob, actions[i])
             self._episodes[i].append(tran)
@@ -125,18 +162,36 @@ class Driver:
                 callback(tran, worker=i)
             if ob["is_last"]:
                 trans, self._episodes[i] = self._episodes[i], []
-                episode = {k: np.stack([t[k] for t in trans]) for k in trans[0]}
                 for callback in self._on_episode:
-                    callback(episode, worker=i)
+                    callback(_stack(trans), worker=i)
+        return list(observed)
 
     def _gather(self, calls: dict[int, tuple[Callable, tuple]]) -> dict[int, Any]:
-        """Start all calls, then wait for those that returned a promise."""
-        results = {}
+        """Start all calls, then wait for those that returned a promise.
+
+        Environments that fail are replaced and left out.
+        """
+        results, errors = {}, {}
+
+        def attempt(i: int, function: Callable[..., Any], *args: Any) -> None:
+            try:
+                results[i] = function(*args)
+                if not callable(results[i]):
+                    _check_finite(results[i], len(self._episodes[i]))
+            except UsageError:
+                raise
+            except Exception as error:  # Environments may raise anything.
+                results.pop(i, None)
+                errors[i] = error
+
         for i, (function, args) in calls.items():
-            results[i] = _named(i, function, *args)
-        for i, result in results.items():
+            attempt(i, function, *args)
+        for i, result in list(results.items()):
             if callable(result):
-                results[i] = _named(i, result)
+                attempt(i, result)
+        for i, error in errors.items():
+            self._envs[i] = self._replace(i, error)
+            self._obs[i], self._episodes[i] = None, []
         return results
 
 
@@ -145,13 +200,31 @@ def _transition(obs: dict[str, Any], action: dict[str, Any]) -> dict[str, np.nda
     return {k: np.array(v) for k, v in {**obs, **action}.items()}
 
 
-def _named(index: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Call the function; if it fails, say which environment it was."""
-    try:
-        return function(*args)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise RuntimeError(
-            f"Environment {index} failed with {type(error).__name__}: {error}"
-        ) from error
+def _stack(trans: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Transitions -> an episode, arrays (T, ...)."""
+    return {k: np.stack([t[k] for t in trans]) for k in trans[0]}
+
+
+def _unstack(episode: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The inverse of `_stack`; no keys are no transitions."""
+    length = len(next(iter(episode.values()), ()))
+    return [{k: np.array(v[t]) for k, v in episode.items()} for t in range(length)]
+
+
+def _check_finite(obs: dict[str, Any], step: int) -> None:
+    """Raises ValueError for a number that is not finite, by its key and step."""
+    for key, value in obs.items():
+        value = np.asarray(value)
+        if value.dtype.kind == "f" and not key.startswith("log_"):
+            finite = np.isfinite(value)
+            if not finite.all():
+                raise ValueError(
+                    f"its {key!r} is {value[~finite][0]} in step {step} of the episode"
+                )
+
+
+def _refuse(index: int, error: Exception) -> Any:
+    """Without a replacement: says which environment it was."""
+    raise RuntimeError(
+        f"Environment {index} failed with {type(error).__name__}: {error}"
+    ) from error

@@ -240,6 +240,9 @@ class GymWrapper:
             image = self._env.render(mode="rgb_array")
         return np.asarray(image)
 
+    def state_dict(self) -> None:
+        """None: Gymnasium has no way to save an environment."""
+
     def _convert(self, obs: Any) -> dict[str, np.ndarray]:
         obs = {self._obs_key: obs} if self._obs_key else obs
         result = {}

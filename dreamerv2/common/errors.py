@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions whose messages are for the user."""
 
 
 class UsageError(Exception):
@@ -6,4 +6,12 @@ class UsageError(Exception):
 
     The message is one sentence: what was wrong, what was expected, what to do. The
     command line tools print it without a stack trace and end with exit code 2.
+    """
+
+
+class RunFailed(Exception):
+    """A run cannot go on, through no fault of how it was started.
+
+    The message is one sentence, too: what went wrong, what is kept, what to do. The
+    command prints it without a stack trace and ends with exit code 1.
     """

@@ -245,19 +245,31 @@ class JSONLOutput:
                 self._repair()
             raise cannot_write(self.path, error) from error
 
-    def truncate_after(self, step: int) -> int:
+    @property
+    def size(self) -> int:
+        """Bytes in the file: what `truncate_after` goes back to."""
+        return self.path.stat().st_size
+
+    def truncate_after(self, step: int, size: int | None = None) -> int:
         """Drop the lines of later steps, as a run resumes from an earlier one.
 
         Args:
           step: The last step to keep, in frames like those in the file.
+          size: Of the file when the checkpoint was written: lines of that step beyond
+            it are of an evaluation that is made again.
 
         Returns:
           The number of lines dropped. Lines that are no JSON are among them.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        content = self.path.read_bytes()
+        if size and content[size - 1 : size] == b"\n":
+            head, tail = content[:size], content[size:]
+        else:
+            head, tail = content, b""
+        lines = head.splitlines(keepends=True)
         steps = [_step_of(line) for line in lines]
         kept = [x for x, at in zip(lines, steps, strict=True) if at <= step]
-        dropped = len(lines) - len(kept)
+        dropped = len(lines) - len(kept) + tail.count(b"\n")
         if dropped:
             write_atomically(self.path, lambda file: file.write(b"".join(kept)))
         unreadable = steps.count(math.inf)

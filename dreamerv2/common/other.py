@@ -190,7 +190,9 @@ class StreamNorm(Module):
     @torch.no_grad()
     def update(self, inputs: Tensor) -> None:
         new = (1 - self._momentum) * inputs.abs().mean().to(self.mag.dtype)
-        self.mag.copy_(self._momentum * self.mag + new)
+        new = self._momentum * self.mag + new
+        # One input that is not finite would stay in the mean for ever.
+        self.mag.copy_(torch.where(torch.isfinite(new), new, self.mag))
 
     def transform(self, inputs: Tensor) -> Tensor:
         return inputs / (self.mag + self._eps) * self._scale
@@ -245,6 +247,15 @@ class RunningMeans:
         means = (self._sums / self._count).tolist()
         self._sums = None
         return dict(zip(self._names, means, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What load_state_dict needs to go on from here."""
+        return {"names": self._names, "sums": self._sums, "count": self._count}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from what state_dict returned."""
+        self._names, self._count = list(state["names"]), state["count"]
+        self._sums = state["sums"]
 
 
 class Timer:

@@ -15,6 +15,7 @@ is a short class, named by its module:
         my_outputs:PrintReturns ...
 """
 
+import contextlib
 import importlib
 import io
 import os
@@ -153,7 +154,9 @@ class TensorBoardOutput:
 
     def close(self) -> None:
         """Close the event file; nothing can be written after."""
-        self._writer.close()
+        # What a full disk did not take was already told by the write that failed.
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
     def _convert(self, name: str, value: np.ndarray) -> Any:
         value = np.asarray(value)

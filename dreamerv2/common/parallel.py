@@ -23,6 +23,8 @@ import cloudpickle
 
 from dreamerv2.common.errors import UsageError
 
+CONSTRUCTION = 120.0  # Seconds that it is given at least: it may have much to load.
+
 _START = "from dreamerv2.common.parallel import worker_main; worker_main()"
 
 
@@ -42,7 +44,8 @@ class Async:
       constructor: makes the environment, in the worker; pickled with cloudpickle.
       strategy: "thread" or "process".
       name: how errors call the environment.
-      timeout: seconds that one answer, or the construction, may take; None is for ever.
+      timeout: seconds that one answer may take; None is for ever. The construction
+        may take two minutes, if that is longer.
     """
 
     def __init__(
@@ -70,7 +73,8 @@ class Async:
         self._end = weakref.finalize(self, _end, self._conn, self._worker)
         try:
             self._conn.send_bytes(payload)
-            self._receive(0, "its construction", timeout)
+            patience = timeout and max(timeout, CONSTRUCTION)
+            self._receive(0, "its construction", patience)
         except BaseException:
             self._end()
             raise
@@ -96,6 +100,14 @@ class Async:
     def call(self, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """Start any method of the environment; the promise, called once, waits."""
         return self._request("call", name, args, kwargs, timeout=self._timeout)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Wait for the environment's state; None if it cannot be saved."""
+        return self._request("save", timeout=self._timeout)()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the environment go on from what state_dict returned."""
+        self.call("load_state_dict", state)()
 
     def access(self, name: str) -> Any:
         """Wait for an attribute of the environment."""
@@ -218,21 +230,21 @@ def _end(conn: Connection, worker: threading.Thread | subprocess.Popen) -> None:
     if isinstance(worker, threading.Thread):
         worker.join(0.5)
         return
-    for stop in (worker.terminate, worker.kill):
-        try:
-            worker.wait(1)
-            return
-        except subprocess.TimeoutExpired:
-            stop()
-    worker.wait()
+    try:
+        worker.wait(1)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
 
 
 def worker_main() -> None:
     """The main function of a worker process: python -c ... FD PARENT_PID."""
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(fd, False)
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal, and SIGTERM often every process of
+    # a job; the parent decides what it means.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     _serve(Connection(fd))
 
@@ -273,6 +285,8 @@ def _answer(env: Any, kind: str, args: list[Any]) -> Any:
         return env.close() if hasattr(env, "close") else None
     if kind == "access":
         return getattr(env, args[0])
+    if kind == "save":
+        return env.state_dict() if hasattr(env, "state_dict") else None
     name, positional, keywords = args
     return getattr(env, name)(*positional, **keywords)
 

@@ -175,7 +175,8 @@ class Optimizer:
 
     With loss_scaling (float16), the loss is multiplied by a scale that halves after
     a step with non-finite gradients, which is skipped, decay included, and doubles
-    after 2000 finite ones.
+    after 2000 finite ones. Without, such gradients count as zero: the step goes where
+    the moments lead, and parameters and moments stay finite.
     """
 
     BETAS = (0.9, 0.999)
@@ -240,9 +241,11 @@ class Optimizer:
     def __call__(self, loss: Tensor) -> dict[str, Tensor]:
         """Minimizes a 0-d loss by one step. Returns the metrics, on the device."""
         metrics = {f"{self._name}_loss": loss.detach()}
-        metrics[f"{self._name}_grad_norm"] = self.apply(self.gradients(loss))
+        norm = self.apply(self.gradients(loss))
+        metrics[f"{self._name}_grad_norm"] = norm
         if self._scale is not None:
             metrics[f"{self._name}_loss_scale"] = self._scale.clone()
+            metrics[f"{self._name}_overflow"] = ~torch.isfinite(norm)
         return metrics
 
     @torch.no_grad()
@@ -254,6 +257,8 @@ class Optimizer:
             factor = self._clip / torch.clamp(norm, min=self._clip)
             grads = torch._foreach_mul(grads, factor)
         if self._scale is None:
+            bad = ~torch.isfinite(norm)
+            grads = [grad.masked_fill(bad, 0.0) for grad in grads]
             self._decay_and_step(grads)
         else:
             self._step_if_finite(grads, torch.isfinite(norm))

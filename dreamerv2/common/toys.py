@@ -90,6 +90,18 @@ class ToyCatch:
     def close(self) -> None:
         """Nothing to free."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what comes next."""
+        return {
+            "random": self._random.bit_generator.state,
+            "board": [self._left, self._row, self._column, self._paddle],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned."""
+        self._random.bit_generator.state = state["random"]
+        self._left, self._row, self._column, self._paddle = state["board"]
+
     def _drop(self) -> None:
         self._row = 0
         self._column = int(self._random.integers(self.CELLS))
@@ -180,6 +192,21 @@ class ToyReach:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what comes next."""
+        return {
+            "random": self._random.bit_generator.state,
+            "left": self._left,
+            "position": self._position.copy(),
+            "target": self._target.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned."""
+        self._random.bit_generator.state = state["random"]
+        self._left = state["left"]
+        self._position, self._target = state["position"], state["target"]
 
     def _obs(self) -> dict[str, np.ndarray]:
         obs = {

@@ -34,6 +34,10 @@ class Every:
         self._due += passed * self._every
         return True
 
+    def due(self, step: SupportsInt) -> bool:
+        """What a call would answer now; calling this changes nothing."""
+        return bool(self._every) and (self._due is None or int(step) >= self._due)
+
     def state_dict(self) -> dict[str, Any]:
         """What load_state_dict needs to go on from here."""
         return {"every": self._every, "due": self._due}

@@ -3,6 +3,10 @@
 An environment here is any object with `obs_space` and `act_space` (dicts of
 gymnasium spaces), `reset() -> obs` and `step({"action": ...}) -> obs`. Besides its own
 keys every observation holds the four signals of `signal_spaces`.
+
+An environment that can be saved has `state_dict()`, whose value holds plain types,
+bytes and arrays, and `load_state_dict(state)`, after which it goes on as it did then,
+random numbers included. Others lack them, or give None.
 """
 
 from __future__ import annotations
@@ -45,6 +49,12 @@ def with_signals(
         "is_last": bool(is_last),
         "is_terminal": bool(is_terminal),
     }
+
+
+def state_of(env: Any) -> dict[str, Any] | None:
+    """The state of an environment, or None for one that cannot be saved."""
+    get = getattr(env, "state_dict", None)
+    return None if get is None else get()
 
 
 class OneHotSpace(Box):
@@ -95,6 +105,14 @@ class Wrapper:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._env, name)
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """The state of the environment inside; None if it cannot be saved."""
+        return state_of(self._env)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned."""
+        self._env.load_state_dict(state)
+
 
 class TimeLimit(Wrapper):
     """Ends episodes after `duration` steps; 0 means no limit.
@@ -127,6 +145,16 @@ class TimeLimit(Wrapper):
         if obs["is_last"]:
             self._step = None
         return obs
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The clock and the state of the environment inside, or None."""
+        inside = state_of(self._env)
+        return None if inside is None else {"step": self._step, "inside": inside}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned."""
+        self._env.load_state_dict(state["inside"])
+        self._step = state["step"]
 
 
 class ActionRepeat(Wrapper):
