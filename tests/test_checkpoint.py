@@ -208,15 +208,16 @@ def test_bytes_reach_the_disk_before_the_name_changes(path, monkeypatch):
 
 
 class FullFile:
-    """A file on a disk with so many bytes left."""
+    """A file on a disk with so many bytes left, or with another error after them."""
 
-    def __init__(self, file, left):
+    def __init__(self, file, left, error=None):
         self.file, self.left = file, left
+        self.error = error or OSError(errno.ENOSPC, "No space left on device")
 
     def write(self, data):
         self.left -= memoryview(data).nbytes
         if self.left < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise self.error
         return self.file.write(data)
 
     def __enter__(self):
@@ -243,6 +244,23 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(path, monkeypatch, 
     assert str(e.value).count(". ") == 0
     assert list(path.parent.iterdir()) == [path]
     assert_same(load_checkpoint(path), state)
+
+
+@pytest.mark.parametrize("left", [0, 100, 1000, 3000])
+def test_a_second_ctrl_c_within_a_write_interrupts_and_leaves_the_old_file(
+    path, monkeypatch, left
+):
+    save_checkpoint(path, {"x": 1})
+
+    def open_interrupted(*args):
+        return FullFile(open(*args), left, KeyboardInterrupt())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "open", open_interrupted, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(path, {"x": torch.zeros(2000)})
+    assert load_checkpoint(path) == {"x": 1}
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync"])

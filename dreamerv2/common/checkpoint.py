@@ -175,27 +175,27 @@ class _Sink:
     """Takes bytes for a file, and keeps the first error until the writer is done.
 
     An exception inside torch's C++ writer can surface as another one, or abort the
-    process when the writer's destructor tries again. So it never sees any.
+    process when the writer's destructor tries again. So it never sees any, a second
+    Ctrl-C included.
     """
 
     def __init__(self, file: BinaryIO):
         self._file = file
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        if self._error is None:
-            try:
+        try:
+            if self._error is None:
                 self._file.write(data)
-            except OSError as error:
-                self._error = error
-        return size
+        except BaseException as error:
+            self._error = error
+        return memoryview(data).nbytes
 
     def flush(self) -> None:
         pass
 
     def finish(self) -> None:
-        """Bring all to the disk; raises the OSError that came up on the way."""
+        """Bring all to the disk; raises the error that came up on the way."""
         if self._error is not None:
             raise self._error
         self._file.flush()
