@@ -25,12 +25,13 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.dream import Stepper
 from dreamerv2.common.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
 from dreamerv2.common.envs import OneHotSpace, make_env
-from dreamerv2.common.episodes import read_arrays
+from dreamerv2.common.episodes import convert
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.keys import GameKeys, Script, action_names
 from dreamerv2.common.logdir import CHECKPOINT
 from dreamerv2.common.player import step_rate
 from dreamerv2.common.playflags import SHARED, run_config, split_flags
+from dreamerv2.common.storage import from_bytes
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.window import play
 
@@ -104,7 +105,8 @@ def load_episode(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an episode's file; UsageError if it is none."""
     path = Path(path).expanduser()
     try:
-        arrays = read_arrays(path.read_bytes())
+        content = from_bytes(path.read_bytes(), convert)
+        arrays = {key: value.copy() for key, value in content.arrays.items()}
     except OSError as error:
         raise UsageError(
             f"Cannot read the episode {path} ({error.strerror}): name an .npz file of "
