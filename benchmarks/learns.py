@@ -49,11 +49,13 @@ SHARED = """
 # the time of 64x64.
 CATCH = """
 --task toy_catch --render_size 32 32
---encoder.cnn_kernels 4 4 4 --decoder.cnn_kernels 5 5 8
+--encoder.cnn_kernels 4 4 --decoder.cnn_kernels 14 6
+--(encoder|rssm).norm layer --model_opt.clip 1 --model_opt.eps 1e-7
 --(encoder|decoder).mlp_keys $^ --(encoder|decoder).cnn_keys image
 --(encoder|decoder).cnn_depth 8 --rssm.stoch 8 --rssm.discrete 8
---dataset.batch 16 --dataset.length 16 --replay.minlen 10 --replay.maxlen 16
---imag_horizon 8 --train_every 4 --loss_scales.kl 0.03 --actor_ent 2e-2
+--dataset.batch 48 --dataset.length 16 --replay.minlen 10 --replay.maxlen 16
+--imag_horizon 8 --train_every 4 --loss_scales.kl 0.1
+--actor_ent linear(5e-2,3e-3,8000) --actor_opt.lr 5e-4
 """
 
 # Vectors, continuous actions, gradients through the dynamics. Episodes end by the
