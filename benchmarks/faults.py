@@ -36,6 +36,7 @@ from pathlib import Path
 # Before torch and numpy: a run uses one thread, and a fork must find no others.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+from dreamerv2.common.benchmark import make_parser
 from dreamerv2.faults import LOGDIR, ROWS, Outcome, make_base, run_trial
 from dreamerv2.faults.report import as_json, print_table, print_trial
 
@@ -73,12 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    title, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=title,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="a sample of each row")
     parser.add_argument(
         "--rows",

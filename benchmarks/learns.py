@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -28,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from dreamerv2.common.benchmark import circumstances
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_env
@@ -113,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shutil.rmtree(logdir)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {"command": " ".join(sys.argv), **machine(), "runs": results}
+        report = {**circumstances(), "runs": results}
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if all(result["passed"] for result in results) else 1
 
@@ -222,16 +221,6 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
     whole = path.read_text().rpartition("\n")[0]
     lines = [json.loads(line) for line in whole.splitlines()]
     return [(x["step"], x["eval_return"]) for x in lines if "eval_return" in x]
-
-
-def machine() -> dict[str, Any]:
-    """Hardware and versions, for the results."""
-    return {
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 
+from dreamerv2.common.benchmark import make_parser
 from dreamerv2.common.errors import UsageError
 from dreamerv2.parity import Row, Setup, compare_file, find_files
 
@@ -59,12 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    title, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=title,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--dtype", default="float32", help="float32, float64, ...")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--compile", action="store_true", help="with torch.compile")

@@ -25,7 +25,6 @@ with storage memory and of less than 1 GB with storage disk.
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -41,6 +40,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamerv2.common.benchmark import circumstances, make_parser
 from dreamerv2.common.episodes import Arrays, EpisodeFiles
 from dreamerv2.common.memory import available_memory
 from dreamerv2.common.replay import Replay
@@ -84,12 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    title, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=title,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=GOAL_STEPS, help="at most so many")
     parser.add_argument(
         "--storage", nargs="+", choices=["memory", "disk"], default=["memory", "disk"]
@@ -379,14 +374,9 @@ def show(row: dict[str, Any]) -> None:
 def machine() -> dict[str, Any]:
     """Where this was measured."""
     return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        **circumstances(),
         "load_average": os.getloadavg(),
         "memory_bytes_available": available_memory(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "date": time.strftime("%Y-%m-%d"),
     }
 
 

@@ -29,9 +29,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dreamerv2.common import benchmark
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.signals import Stopped, StopSignals
-from dreamerv2.replication import jobs, machine, plan, results
+from dreamerv2.replication import jobs, plan, results
 from dreamerv2.replication.plan import Job
 from dreamerv2.replication.state import State, read_state
 
@@ -146,7 +147,7 @@ def train(
         raise UsageError(
             f"Cannot write to {args.out} ({error.strerror}): choose another --out."
         ) from error
-    cores, cuda = machine.count_cores(), bool(machine.gpu_name())
+    cores, cuda = benchmark.count_cores(), bool(benchmark.gpu_name())
     cuda = cuda and left[0].config.device != "cpu"
     at_once = args.jobs or jobs.runs_at_once(cuda, cores, len(left))
     how = "as --jobs says" if args.jobs else "unless --jobs says otherwise"
@@ -157,8 +158,8 @@ def train(
             print(f"{job.name}: {sentence}", file=sys.stderr)
     facts = {
         "command": " ".join(["python benchmarks/replicate.py", *argv]),
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
+        "hardware": benchmark.hardware(),
+        "versions": benchmark.versions(),
     }
     return jobs.train(
         left,

@@ -34,6 +34,7 @@ LOOP = (
     " --time_limit 20 --train_every 2 --log_every 5 --eval_every 10"
 ).split()
 TINY = [*NETWORKS, *LOOP]
+CATCH = [*TINY, "--task", "toy_catch"]
 
 PATIENCE = 300.0  # Seconds, for a machine that does much else.
 
@@ -195,6 +196,18 @@ def episodes(folder):
         with np.load(path) as file:
             loaded.append(dict(file))
     return loaded
+
+
+def goes_on(logdir, *flags):
+    """Five more steps of CATCH from the checkpoint, in this process."""
+    step = step_of(logdir)
+    flags = [*CATCH, *flags, "--logdir", logdir, "--steps", step + 5]
+    result = ok(train_here(*flags))
+    assert f"Resumed at step {step}.\n" in result.out
+    assert "Prefill" not in result.out and "Pretrain" not in result.out
+    assert step_of(logdir) == step + 5
+    assert repeated(logdir) == ([], False)
+    return result
 
 
 def same(left, right):

@@ -6,7 +6,15 @@ import time
 
 import numpy as np
 import pytest
-from run_tools import TINY, episodes, failed, ok, repeated, step_of, train_here
+from run_tools import (
+    CATCH,
+    episodes,
+    failed,
+    goes_on,
+    ok,
+    step_of,
+    train_here,
+)
 
 from dreamerv2.common import environments
 from dreamerv2.common.config import Config, load_presets
@@ -14,17 +22,6 @@ from dreamerv2.common.driver import Driver
 from dreamerv2.common.environments import Environments, Restarts, summary
 from dreamerv2.common.errors import RunFailed
 from dreamerv2.common.toys import ToyCatch
-
-CATCH = [*TINY, "--task", "toy_catch"]
-
-
-def goes_on(logdir, *flags):
-    """The same command ends well, five steps later."""
-    step = step_of(logdir)
-    result = ok(train_here(*CATCH, *flags, "--logdir", logdir, "--steps", step + 5))
-    assert f"Resumed at step {step}.\n" in result.out
-    assert repeated(logdir) == ([], False)
-    return result
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from run_tools import (
+    CATCH,
     SCRIPT,
-    TINY,
     Running,
     checkpoint,
     environment,
     failed,
+    goes_on,
     metrics,
     ok,
     one_sentence,
@@ -34,18 +35,6 @@ from dreamerv2.common.logdir import Logdir
 from dreamerv2.common.saving import changed_versions, versions
 from dreamerv2.common.torchutils import flatten
 from dreamerv2.train import Run
-
-CATCH = [*TINY, "--task", "toy_catch"]
-
-
-def goes_on(logdir, *flags):
-    """The same command ends well, five steps later."""
-    step = step_of(logdir)
-    result = ok(train_here(*CATCH, *flags, "--logdir", logdir, "--steps", step + 5))
-    assert f"Resumed at step {step}.\n" in result.out
-    assert repeated(logdir) == ([], False)
-    return result
-
 
 # Numbers
 

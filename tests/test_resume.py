@@ -6,10 +6,12 @@ from contextlib import ExitStack, closing
 
 import pytest
 from run_tools import (
+    CATCH,
     TINY,
     Running,
     checkpoint,
     episodes,
+    goes_on,
     metrics,
     ok,
     repeated,
@@ -26,20 +28,7 @@ from dreamerv2.common.logdir import Logdir
 from dreamerv2.common.signals import StopSignals
 from dreamerv2.train import Run
 
-CATCH = [*TINY, "--task", "toy_catch"]
 ENDLESS = ["--steps", "1e8", "--eval_every", "1e8", "--log_every", "1e8"]
-
-
-def goes_on(logdir, *flags):
-    """Five more steps from the checkpoint, in this process."""
-    step = step_of(logdir)
-    flags = [*CATCH, *flags, "--logdir", logdir, "--steps", step + 5]
-    result = ok(train_here(*flags))
-    assert f"Resumed at step {step}.\n" in result.out
-    assert "Prefill" not in result.out and "Pretrain" not in result.out
-    assert step_of(logdir) == step + 5
-    assert repeated(logdir) == ([], False)
-    return result
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

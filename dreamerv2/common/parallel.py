@@ -22,6 +22,7 @@ from typing import Any
 import cloudpickle
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.wrappers import state_of
 
 CONSTRUCTION = 120.0  # Seconds that it is given at least: it may have much to load.
 
@@ -286,7 +287,7 @@ def _answer(env: Any, kind: str, args: list[Any]) -> Any:
     if kind == "access":
         return getattr(env, args[0])
     if kind == "save":
-        return env.state_dict() if hasattr(env, "state_dict") else None
+        return state_of(env)
     name, positional, keywords = args
     return getattr(env, name)(*positional, **keywords)
 

@@ -23,13 +23,11 @@ class Every:
         self._due: int | None = None
 
     def __call__(self, step: SupportsInt) -> bool:
-        step = int(step)
-        if not self._every:
+        if not self.due(step):
             return False
+        step = int(step)
         if self._due is None:
             self._due = step
-        if step < self._due:
-            return False
         passed = 1 if self._catch_up else (step - self._due) // self._every + 1
         self._due += passed * self._every
         return True

@@ -1,13 +1,9 @@
 """What is said about trials: lines, a table, JSON."""
 
 import dataclasses
-import os
-import platform
-import time
 from typing import Any
 
-import torch
-
+from dreamerv2.common.benchmark import circumstances
 from dreamerv2.faults.judge import KINDS
 from dreamerv2.faults.rows import ROWS, Outcome, count_losses
 
@@ -52,15 +48,11 @@ def _print_row(title: str, outcomes: list[Outcome]) -> None:
 
 
 def as_json(outcomes: list[Outcome], seed: int, seconds: float) -> dict[str, Any]:
-    """Everything that was printed, and the machine."""
+    """Everything that was printed, and where that was."""
     return {
         "seed": seed,
         "minutes": round(seconds / 60, 1),
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **circumstances(),
         "losses": count_losses(outcomes),
         "trials": [
             {

@@ -1,10 +1,36 @@
-"""The machine and the versions that something was measured with."""
+"""What the scripts under benchmarks/ share: their arguments, and where they ran."""
 
+import argparse
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring of a script, its first line on top."""
+    title, _, details = doc.partition("\n")
+    return argparse.ArgumentParser(
+        description=title,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def circumstances() -> dict[str, Any]:
+    """Command, hardware, versions and date, to stand beside what was measured."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": hardware(),
+        "system": platform.platform(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
 def count_cores() -> int:
@@ -28,24 +54,13 @@ def hardware() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of the packages that results depend on, and of this project."""
-    import ale_py
-    import numpy
-    import torch
+    """What a checkpoint says of versions, and those of CUDA and of a clone."""
+    import torch  # As above.
 
-    import dreamerv2
+    from dreamerv2.common import saving
 
-    found = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "ale-py": ale_py.__version__,
-        "dreamerv2-torch": dreamerv2.__version__,
-    }
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    commit = _commit()
-    return {**found, "commit": commit} if commit else found
+    more = {"cuda": torch.version.cuda, "commit": _commit()}
+    return {**saving.versions(), **{k: v for k, v in more.items() if v}}
 
 
 def _commit() -> str:
