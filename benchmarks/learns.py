@@ -1,12 +1,20 @@
 """Shows that the agent learns: small tasks, small networks, several seeds.
 
-    python benchmarks/learns.py                      # both tasks, three seeds each
+    python benchmarks/learns.py                      # both toys, three seeds each
     python benchmarks/learns.py --tasks toy_reach --seeds 1 --json FILE
+    python benchmarks/learns.py --suite gym          # environments of Gymnasium
+    python benchmarks/learns.py --suite reference    # at the reference's settings
 
 Each run is an ordinary run of train.py in a process of its own. It ends when the mean
-return of an evaluation has gone 90% of the way from that of random actions to the
-best possible one, or when its time is up. Random and best are measured here, too, by
-playing the task with random actions and with its oracle.
+return of an evaluation is good enough, or when its time is up. In the suite toy that is
+90% of the way from the return of random actions to the best possible one, and both are
+measured here, too, by playing the task with random actions and with its oracle. In the
+suite gym it is a fixed return, and a table follows at the end.
+
+The suite reference trains at the settings of the TensorFlow reference, for as many
+steps. What counts is the mean return of the last ten training episodes, against that of
+the reference at the same step (scores/reference_small_tasks.csv: one seed, so chance
+plays a large part).
 
 The exit code is 1 if a run did not get there.
 """
@@ -27,89 +35,81 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learns_settings import SUITES, Task
 
 from dreamerv2.common.benchmark import circumstances
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_env
+from dreamerv2.common.errors import UsageError
 from dreamerv2.common.other import RandomAgent
+from dreamerv2.common.scores import load_reference_episodes
 
-SHARED = """
---precision 32 --jit False --envs 4 --eval_eps 32
---rssm.hidden 128 --rssm.deter 128
---(reward_head|discount_head|actor|critic).layers 2
---(reward_head|discount_head|actor|critic).units 128
---prefill 1000 --pretrain 100 --eval_every 1000 --log_every 2000 --steps 100000
---clip_rewards identity --discount 0.95 --slow_target_update 50
---model_opt.lr 1e-3 --actor_opt.lr 3e-4 --critic_opt.lr 1e-3
-"""
-
-# Pixels, discrete actions, gradients by reinforce. Images of 32x32 take a quarter of
-# the time of 64x64.
-CATCH = """
---task toy_catch --render_size 32 32
---encoder.cnn_kernels 4 4 --decoder.cnn_kernels 14 6
---(encoder|rssm).norm layer --model_opt.clip 1 --model_opt.eps 1e-7
---(encoder|decoder).mlp_keys $^ --(encoder|decoder).cnn_keys image
---(encoder|decoder).cnn_depth 8 --rssm.stoch 8 --rssm.discrete 8
---dataset.batch 48 --dataset.length 16 --replay.minlen 10 --replay.maxlen 16
---imag_horizon 8 --train_every 4 --loss_scales.kl 0.1
---actor_ent linear(5e-2,3e-3,8000) --actor_opt.lr 5e-4
-"""
-
-# Vectors, continuous actions, gradients through the dynamics. Episodes end by the
-# clock alone.
-REACH = """
---task toy_reach
---(encoder|decoder).cnn_keys $^ --(encoder|decoder).mlp_layers 128 128
---rssm.stoch 16 --rssm.discrete 16
---dataset.batch 16 --dataset.length 16 --replay.minlen 16 --replay.maxlen 16
---pred_discount False --grad_heads decoder reward --replay.prioritize_ends False
---imag_horizon 10 --train_every 2 --actor_ent 1e-4
---loss_scales.kl 0.003 --loss_scales.reward 10
-"""
-
-TASKS = {"toy_catch": CATCH.split(), "toy_reach": REACH.split()}
+MINUTES = {"toy": 10, "gym": 10, "reference": 60}  # For each run.
+NOTHING = (0, float("nan"))  # Step and return before there is an evaluation.
 
 
 @dataclasses.dataclass
-class Scale:
-    """What returns mean in a task."""
+class Goal:
+    """What returns mean in a task, and the one that is good enough.
+
+    Without `best` there is no scale from random to best.
+    """
 
     random: float
-    best: float
+    best: float | None
+    value: float
 
     def share(self, value: float) -> float:
         """How far from random (0) to best (1)."""
         return (value - self.random) / (self.best - self.random)
 
+    def describe(self, value: float) -> str:
+        """What a return means."""
+        if self.best is None:
+            return f"goal {self.value:.4g}, random {self.random:.2f}"
+        return (
+            f"{self.share(value):.0%} of the way from random "
+            f"({self.random:.2f}) to best ({self.best:.2f})"
+        )
+
+    def report(self, value: float) -> dict[str, float]:
+        """The same, for the JSON file."""
+        if self.best is None:
+            return {"random_return": self.random, "goal": self.value}
+        return {
+            "random_return": self.random,
+            "best_return": self.best,
+            "share_of_the_way": self.share(value),
+        }
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--share", type=float, default=0.9, help="of the way to best")
-    parser.add_argument("--minutes", type=float, default=10, help="for each run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--logdir", type=Path, help="keep the runs here")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    args = parser.parse_args(argv)
-    scales = {task: measure_scale(task) for task in args.tasks}
-    for task, scale in scales.items():
-        print(f"{task}: random {scale.random:.2f}, best {scale.best:.2f}", flush=True)
+    args = parse(argv)
+    tasks = {name: SUITES[args.suite][name] for name in args.tasks}
+    try:
+        goals = {name: measure_goal(name, tasks[name], args.share) for name in tasks}
+    except UsageError as error:  # A package that the suite needs is missing.
+        print(f"learns.py: {error}", file=sys.stderr)
+        return 2
+    for name, goal in goals.items():
+        best = (
+            f"goal {goal.value:.4g}" if goal.best is None else f"best {goal.best:.2f}"
+        )
+        print(f"{name}: random {goal.random:.2f}, {best}", flush=True)
     logdir = args.logdir or Path(tempfile.mkdtemp(prefix="learns-"))
-    pairs = [(task, seed) for task in args.tasks for seed in args.seeds]
+    pairs = [(name, seed) for name in tasks for seed in args.seeds]
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(
             pool.map(
-                lambda pair: run(*pair, scales[pair[0]], args, logdir),
+                lambda pair: run(*pair, tasks[pair[0]], goals[pair[0]], args, logdir),
                 pairs,
             )
         )
     if not args.logdir:
         shutil.rmtree(logdir)
+    if args.suite != "toy":
+        print(table(results))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         report = {**circumstances(), "runs": results}
@@ -117,15 +117,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result["passed"] for result in results) else 1
 
 
-def measure_scale(task: str, episodes: int = 2000) -> Scale:
-    """Mean returns of random actions and of the task's oracle."""
-    config = Config(load_presets()["defaults"]).update({"task": task})
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with the defaults of the suite."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", default="toy", choices=SUITES)
+    parser.add_argument("--tasks", nargs="+", help="of the suite; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--share", type=float, default=0.9, help="toys: of the way to best"
+    )
+    parser.add_argument("--minutes", type=float, help="for each run: 10; reference 60")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--logdir", type=Path, help="keep the runs here")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    args = parser.parse_args(argv)
+    known = SUITES[args.suite]
+    args.tasks = args.tasks or list(known)
+    for name in args.tasks:
+        if name not in known:
+            parser.error(
+                f"The suite {args.suite} has no task '{name}': expected one of "
+                f"{', '.join(known)}."
+            )
+    if args.minutes is None:
+        args.minutes = MINUTES[args.suite]
+    return args
+
+
+def measure_goal(name: str, task: Task, share: float) -> Goal:
+    """Plays with random actions, and with the task's oracle if that is the scale."""
+    config = Config(load_presets()["defaults"]).update({"task": name})
     config = config.update({"encoder.cnn_keys": "$^"})
     env = make_env(config, seed=1000)
     agent = RandomAgent(env.act_space, seed=0)
-    return Scale(
-        mean_return(env, agent, episodes), mean_return(env, oracle(env), episodes)
-    )
+    if task.steps:
+        return Goal(mean_return(env, agent, 100), None, reference_return(name, task))
+    if task.goal is not None:
+        return Goal(mean_return(env, agent, 100), None, task.goal)
+    random = mean_return(env, agent, 2000)
+    best = mean_return(env, oracle(env), 2000)
+    return Goal(random, best, random + share * (best - random))
+
+
+def reference_return(name: str, task: Task) -> float:
+    """Mean return of the reference's last ten training episodes by task.steps."""
+    curve = load_reference_episodes()[name]["reference"]
+    return float(curve["mean"][curve["x"] <= task.steps][-1])
 
 
 def oracle(env: Any) -> Any:
@@ -150,12 +189,18 @@ def mean_return(env: Any, policy: Any, episodes: int) -> float:
 
 
 def run(
-    task: str, seed: int, scale: Scale, args: argparse.Namespace, logdir: Path
+    name: str,
+    seed: int,
+    task: Task,
+    goal: Goal,
+    args: argparse.Namespace,
+    logdir: Path,
 ) -> dict[str, Any]:
-    """Trains until an evaluation is good enough, or the time is up."""
-    folder = logdir / task / str(seed)
-    flags = [*SHARED.split(), *TASKS[task], "--seed", str(seed)]
-    command = [sys.executable, "-m", "dreamerv2.train", "--logdir", str(folder), *flags]
+    """Trains until an evaluation is good enough, or steps or time are up."""
+    folder = logdir / name / str(seed)
+    command = [sys.executable, "-m", "dreamerv2.train", "--logdir", str(folder)]
+    command += ["--task", name, *task.flags, "--seed", str(seed)]
+    command += ["--steps", str(task.steps)] if task.steps else []
     folder.mkdir(parents=True, exist_ok=True)
     env = dict(os.environ)
     if args.jobs > 1:  # Threads that wait for each other's core are slower than one.
@@ -164,63 +209,83 @@ def run(
     with (folder / "output.txt").open("a") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
         try:
-            step, value = wait(process, folder, scale, args, start)
+            step, value = wait(process, folder, task, goal, start + 60 * args.minutes)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
     minutes = (time.time() - start) / 60
-    share = scale.share(value)
-    passed = share >= args.share
+    done = process.returncode == 0 or not task.steps
+    passed = done and value >= goal.value
     print(
-        f"{task} seed {seed}: return {value:.2f} after {step} steps and "
-        f"{minutes:.1f} minutes, {share:.0%} of the way from random "
-        f"({scale.random:.2f}) to best ({scale.best:.2f}): "
+        f"{name} seed {seed}: return {value:.2f} after {step} steps and "
+        f"{minutes:.1f} minutes, {goal.describe(value)}: "
         f"{'passed' if passed else 'FAILED'}",
         flush=True,
     )
     if process.returncode not in (0, 128 + signal.SIGTERM):
         print((folder / "output.txt").read_text()[-2000:], file=sys.stderr)
     return {
-        "task": task,
+        "task": name,
         "seed": seed,
         "environment_steps": step,
         "minutes": round(minutes, 2),
-        "eval_return": value,
-        "random_return": scale.random,
-        "best_return": scale.best,
-        "share_of_the_way": share,
+        "train_return" if task.steps else "eval_return": value,
+        **goal.report(value),
         "passed": passed,
     }
 
 
 def wait(
-    process: subprocess.Popen,
-    folder: Path,
-    scale: Scale,
-    args: argparse.Namespace,
-    start: float,
+    process: subprocess.Popen, folder: Path, task: Task, goal: Goal, end: float
 ) -> tuple[int, float]:
-    """Step and return of the first evaluation that is good enough, or of the last."""
-    last = (0, float("nan"))
+    """Step and return of the first evaluation that is good enough, or of the last.
+
+    With task.steps: of the last ten training episodes, when the run has ended.
+    """
     while True:
-        ended = process.poll() is not None
-        for step, value in evaluations(folder):
-            last = (step, value)
-            if scale.share(value) >= args.share:
-                return last
-        if ended or time.time() - start > 60 * args.minutes:
-            return last
+        over = process.poll() is not None or time.time() > end
+        if task.steps:
+            found = curve(folder, "train_return")
+            value = float(np.mean([value for _, value in found[-10:] or [NOTHING]]))
+        else:
+            found = curve(folder, "eval_return")
+            good = [i for i, (_, value) in enumerate(found) if value >= goal.value]
+            found = found[: good[0] + 1] if good else found
+            value = (found or [NOTHING])[-1][1]
+            over = over or bool(good)
+        if over:
+            return (found or [NOTHING])[-1][0], value
         time.sleep(1)
 
 
-def evaluations(folder: Path) -> list[tuple[int, float]]:
-    """Steps and mean returns of the evaluations so far."""
+def curve(folder: Path, key: str) -> list[tuple[int, float]]:
+    """Steps and values of a metric so far: of an evaluation, or a training episode."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
     whole = path.read_text().rpartition("\n")[0]
     lines = [json.loads(line) for line in whole.splitlines()]
-    return [(x["step"], x["eval_return"]) for x in lines if "eval_return" in x]
+    return [(x["step"], x[key]) for x in lines if key in x]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All runs, for people."""
+    rows = [["task", "seed", "random", "goal", "return", "steps", "minutes", ""]]
+    for result in results:
+        value = result.get("train_return", result.get("eval_return"))
+        numbers = [result["random_return"], result["goal"], value]
+        row = [result["task"], result["seed"], *(f"{x:.4g}" for x in numbers)]
+        row += [result["environment_steps"], f"{result['minutes']:.1f}"]
+        rows.append([*row, "passed" if result["passed"] else "FAILED"])
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            f"{x:>{w}}" if i else f"{x:{w}}"
+            for i, (x, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(["", *lines])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Exploration: random actions, Plan2Explore, and dreams of a hard-to-model world.
 
 Each behaviour has ``act(feat, noise)``, the action in features (N, F), and
-``train(start, outs, data, noise, step)``, which returns metrics.
+``train(start, outs, data, noise, step)``, which returns metrics. The agent puts
+``expl_`` before their names, so that they stay apart from the task's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +93,71 @@ class Random(torchutils.Module):
         return {}
 
 
-class Plan2Explore(torchutils.Module):
+class Seeker(torchutils.Module, ABC):
+    """What the explorations share that have predictors, and an actor-critic of their
+    own that learns, in dreams, to seek what these find interesting.
+
+    A subclass sets ``opt``, the predictors' optimizer, and ``ac``.
+    """
+
+    opt: torchutils.Optimizer
+    ac: "ActorCritic"
+
+    def __init__(self, config: Config, wm: "WorldModel", build: Builder):
+        self.config = config
+        self._wm = wm
+        self._precision = build.precision
+
+    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
+        return sample_actor(self.ac.actor, feat, noise)
+
+    def train(
+        self,
+        start: Mapping[str, Tensor],
+        outs: Mapping[str, Any],
+        data: Mapping[str, Tensor],
+        noise: NoiseFn,
+        step: Tensor,
+    ) -> Metrics:
+        """One step of the predictors, then one of the actor-critic on their reward.
+
+        Args:
+          start: posteriors (B, T, ...).
+          outs: what the world model's loss was made from.
+          data: the batch, (B, T, ...).
+
+        Returns metrics: ``expl_loss``, ``expl_grad_norm`` of the predictors, those of
+        `reward`, and those of the actor-critic.
+        """
+        with self._precision.context():
+            loss = self.predictor_loss(start, outs, data)
+        metrics = self.opt(loss)
+
+        def reward(seq: Mapping[str, Tensor]) -> Tensor:
+            value, found = self.reward(seq)
+            metrics.update(found)
+            return value
+
+        noise = scoped(noise, "expl")
+        terminal = data["is_terminal"]
+        more = self.ac.train(self._wm, start, terminal, reward, noise, step)
+        return {**metrics, **more}
+
+    @abstractmethod
+    def predictor_loss(
+        self,
+        start: Mapping[str, Tensor],
+        outs: Mapping[str, Any],
+        data: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The predictors' loss on a batch, which reaches nothing else."""
+
+    @abstractmethod
+    def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        """The reward (H+1, N) of an imagined sequence, and metrics of its parts."""
+
+
+class Plan2Explore(Seeker):
     """Seeks what an ensemble of one-step predictors disagrees on (Sekar et al. 2020).
 
     disag_models heads predict disag_target, disag_offset steps ahead, from the
@@ -113,9 +179,7 @@ class Plan2Explore(torchutils.Module):
         build: Builder,
         new_actor_critic: Callable[[], "ActorCritic"],
     ):
-        self.config = config
-        self._wm = wm
-        self._precision = build.precision
+        super().__init__(config, wm, build)
         rssm = wm.rssm
         sizes = {
             "embed": wm.encoder.out_size,
@@ -145,34 +209,7 @@ class Plan2Explore(torchutils.Module):
         self.intr_rewnorm = build.stream_norm(config.expl_reward_norm)
         self.extr_rewnorm = build.stream_norm(config.expl_reward_norm)
 
-    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
-        return sample_actor(self.ac.actor, feat, noise)
-
-    def train(
-        self,
-        start: Mapping[str, Tensor],
-        outs: Mapping[str, Any],
-        data: Mapping[str, Tensor],
-        noise: NoiseFn,
-        step: Tensor,
-    ) -> Metrics:
-        """One step of the ensemble, then one of the actor-critic on its reward."""
-        with self._precision.context():
-            loss = self.ensemble_loss(start, outs, data)
-        metrics = self.opt(loss)
-        metrics.update(
-            self.ac.train(
-                self._wm,
-                start,
-                data["is_terminal"],
-                self.reward,
-                scoped(noise, "expl"),
-                step,
-            )
-        )
-        return metrics
-
-    def ensemble_loss(
+    def predictor_loss(
         self,
         start: Mapping[str, Tensor],
         outs: Mapping[str, Any],
@@ -208,8 +245,13 @@ class Plan2Explore(torchutils.Module):
         begun = is_first.long().cumsum(1)
         return begun[:, offset:] == begun[:, :-offset]
 
-    def reward(self, seq: Mapping[str, Tensor]) -> Tensor:
-        """The intrinsic reward of an imagined sequence, (H+1, N)."""
+    def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        """The reward (H+1, N) of an imagined sequence.
+
+        Metrics: ``intr_reward_mean`` and ``_std`` of the disagreement (or its
+        logarithm) over the dream, with ``normed_`` after the norm and before the scale;
+        ``extr_reward_``.. of the task's reward if it counts.
+        """
         inputs = seq["feat"]
         if self.config.disag_action_cond:
             inputs = torch.cat([inputs, seq["action"].to(inputs.dtype)], -1)
@@ -217,14 +259,17 @@ class Plan2Explore(torchutils.Module):
         disag = preds.std(0, correction=0).mean(-1)
         if self.config.disag_log:
             disag = torch.log(disag + 1e-8)  # Heads may agree to the last bit.
-        reward = self.config.expl_intr_scale * self.intr_rewnorm(disag)[0]
+        intr, norms = self.intr_rewnorm(disag)
+        metrics = {f"intr_reward_{key}": value for key, value in norms.items()}
+        reward = self.config.expl_intr_scale * intr
         if self.config.expl_extr_scale:
-            extr = self.extr_rewnorm(self._wm.predict_reward(seq))[0]
+            extr, norms = self.extr_rewnorm(self._wm.predict_reward(seq))
+            metrics.update({f"extr_reward_{key}": x for key, x in norms.items()})
             reward = reward + self.config.expl_extr_scale * extr
-        return reward
+        return reward, metrics
 
 
-class ModelLoss(torchutils.Module):
+class ModelLoss(Seeker):
     """Seeks states in which the world model's loss is predicted to be high.
 
     One head predicts expl_model_loss per state: ``kl``, or the negative
@@ -240,41 +285,20 @@ class ModelLoss(torchutils.Module):
         build: Builder,
         new_actor_critic: Callable[[], "ActorCritic"],
     ):
-        self.config = config
-        self._wm = wm
-        self._precision = build.precision
+        super().__init__(config, wm, build)
         self.head = build(nets.MLP(wm.feat_size, (), **config.expl_head))
         self.opt = build.optimizer("expl", {"head": self.head}, config.expl_opt)
         self.ac = new_actor_critic()
         self.rewnorm = build.stream_norm(config.expl_reward_norm)
 
-    def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
-        return sample_actor(self.ac.actor, feat, noise)
-
-    def train(
+    def predictor_loss(
         self,
         start: Mapping[str, Tensor],
         outs: Mapping[str, Any],
         data: Mapping[str, Tensor],
-        noise: NoiseFn,
-        step: Tensor,
-    ) -> Metrics:
-        """One step of the head, then one of the actor-critic on its reward."""
-        target = self._target(outs)
-        with self._precision.context():
-            loss = -self.head(outs["feat"].detach()).log_prob(target).mean()
-        metrics = self.opt(loss)
-        metrics.update(
-            self.ac.train(
-                self._wm,
-                start,
-                data["is_terminal"],
-                self.reward,
-                scoped(noise, "expl"),
-                step,
-            )
-        )
-        return metrics
+    ) -> Tensor:
+        """The head's mean negative log-likelihood of the chosen loss."""
+        return -self.head(outs["feat"].detach()).log_prob(self._target(outs)).mean()
 
     def _target(self, outs: Mapping[str, Any]) -> Tensor:
         """The chosen loss of every state of the batch, (B, T)."""
@@ -288,7 +312,11 @@ class ModelLoss(torchutils.Module):
             )
         return losses[name].detach()
 
-    def reward(self, seq: Mapping[str, Tensor]) -> Tensor:
-        """The predicted loss of an imagined sequence, (H+1, N)."""
-        reward = self.head(seq["feat"]).mode()
-        return self.config.expl_intr_scale * self.rewnorm(reward)[0]
+    def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+        """The predicted loss (H+1, N) of an imagined sequence.
+
+        Metrics: ``intr_reward_``.. as Plan2Explore's.
+        """
+        intr, norms = self.rewnorm(self.head(seq["feat"]).mode())
+        metrics = {f"intr_reward_{key}": value for key, value in norms.items()}
+        return self.config.expl_intr_scale * intr, metrics

@@ -13,26 +13,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from gymnasium.spaces import Box
 
 from dreamerv2.agent import Agent
-from dreamerv2.common.checkpoint import load_checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.dream import Stepper
 from dreamerv2.common.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
-from dreamerv2.common.envs import OneHotSpace, make_env
-from dreamerv2.common.episodes import convert
+from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.keys import GameKeys, Script, action_names
-from dreamerv2.common.logdir import CHECKPOINT
 from dreamerv2.common.player import step_rate
 from dreamerv2.common.playflags import SHARED, run_config, split_flags
-from dreamerv2.common.storage import from_bytes
+from dreamerv2.common.recorded import episode_spaces, load_episode
 from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.trained import read_agent, restore_behavior
 from dreamerv2.common.window import play
 
 OPTIONS = {
@@ -70,7 +64,7 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
     if config.logdir in ("", os.devnull):
         raise UsageError("No --logdir was given: name the folder of a trained agent.")
     logdir = Path(config.logdir).expanduser()
-    saved = _load_agent(logdir, config)
+    saved = read_agent(logdir, resolve_device(config.device))
     env, spaces = None, None
     if not episode:
         try:
@@ -90,7 +84,7 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
         arrays = load_episode(episode)
         source, spaces, names = EpisodeSource(arrays), episode_spaces(arrays), []
     agent = Agent(config, *spaces, Counter())
-    _restore(agent, saved, logdir)
+    restore_behavior(agent, saved, logdir)
     return DreamPlayer(
         Stepper(agent, config.seed),
         source,
@@ -101,85 +95,16 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
     )
 
 
-def load_episode(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an episode's file; UsageError if it is none."""
-    path = Path(path).expanduser()
-    try:
-        content = from_bytes(path.read_bytes(), convert)
-        arrays = {key: value.copy() for key, value in content.arrays.items()}
-    except OSError as error:
-        raise UsageError(
-            f"Cannot read the episode {path} ({error.strerror}): name an .npz file of "
-            "a run's train_episodes."
-        ) from error
-    except Exception as error:  # Damaged bytes raise nearly anything.
-        raise UsageError(
-            f"The file {path} is damaged or no episode: name an .npz file of a run's "
-            "train_episodes."
-        ) from error
-    missing = {"action", "reward", "is_first", "is_last", "is_terminal"} - {*arrays}
-    if missing:
-        raise UsageError(
-            f"The file {path} is no episode, it lacks {', '.join(sorted(missing))}: "
-            "name an .npz file of a run's train_episodes."
-        )
-    return arrays
-
-
-def episode_spaces(arrays: dict[str, np.ndarray]) -> tuple[dict, dict]:
-    """The observations' and actions' spaces, as far as an episode tells them."""
-    obs_space = {k: _box(v) for k, v in arrays.items() if k != "action"}
-    action = arrays["action"][1:]  # The first is zero.
-    discrete = np.isin(action, (0, 1)).all() and (action.sum(-1) == 1).all()
-    size = action.shape[-1]
-    space = OneHotSpace(size) if discrete else Box(-1, 1, (size,), np.float32)
-    return obs_space, {"action": space}
-
-
-def _box(values: np.ndarray) -> Box:
-    if values.dtype == np.uint8:
-        return Box(0, 255, values.shape[1:], np.uint8)
-    if values.dtype == bool:
-        return Box(0, 1, values.shape[1:], bool)
-    return Box(-np.inf, np.inf, values.shape[1:], np.float32)
-
-
 def _newest_episode(logdir: Path, task: str) -> str:
     """The path of a run's newest episode; empty if there is none of this task."""
     saved = logdir / "config.yaml"
-    if not saved.is_file() or Config.load(saved).flat.get("task") != task:
+    if not saved.is_file() or Config.read(saved).flat.get("task") != task:
         return ""  # The task's name may have a mistake in it.
     for folder in ("eval_episodes", "train_episodes"):
         names = sorted((logdir / folder).glob("*.npz"))
         if names:
             return str(names[-1])
     return ""
-
-
-def _load_agent(logdir: Path, config: Config) -> dict[str, Any]:
-    path = logdir / CHECKPOINT
-    saved = load_checkpoint(path, resolve_device(config.device))
-    agent = saved.get("agent") if isinstance(saved, dict) else None
-    if not isinstance(agent, dict) or not {"wm", "task_behavior"} <= agent.keys():
-        raise UsageError(
-            f"The checkpoint {path} holds no agent: name the --logdir of a run of "
-            "dreamerv2-train."
-        )
-    return agent
-
-
-def _restore(agent: Agent, saved: dict[str, Any], logdir: Path) -> None:
-    """What plays and dreams; exploration and random states are left as they are."""
-    try:
-        agent.wm.load_state_dict(saved["wm"])
-        agent.task_behavior.load_state_dict(saved["task_behavior"])
-    except UsageError as error:
-        found = str(error).partition(", with ")[2].partition(": use the config")[0]
-        raise UsageError(
-            f"The agent in {logdir} is of another shape than this configuration, with "
-            f"{found}: leave out --configs and the other flags, to take the "
-            "config.yaml of its folder."
-        ) from error
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The same command again goes on where the run was stopped. --help lists every kno
 
 import errno
 import functools
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,18 +22,30 @@ from dreamerv2.common.checkpoint import cannot_write
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver
-from dreamerv2.common.environments import Environments, Restarts
+from dreamerv2.common.environments import Environments, MakeEnv, Restarts
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.finite import Watch, check_actions
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logdir import Logdir
-from dreamerv2.common.logger import JSONLOutput, Logger, TerminalOutput
+from dreamerv2.common.logger import (
+    JSONLOutput,
+    Logger,
+    Output,
+    TerminalOutput,
+    add_episode,
+)
 from dreamerv2.common.memory import warn_if_too_big
 from dreamerv2.common.noise import Noise
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
 from dreamerv2.common.outputs import make_outputs
 from dreamerv2.common.progress import progress
+from dreamerv2.common.recorded import (
+    episode_spaces,
+    find_episodes,
+    load_episode,
+    take_in,
+)
 from dreamerv2.common.reference import parameters
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.runstate import Moment, RunState, World
@@ -42,9 +53,8 @@ from dreamerv2.common.saving import Saves, seed_process
 from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.stills import save_stills
 from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.trained import load_weights
 from dreamerv2.common.when import Every, Until
-
-VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,10 +93,20 @@ class Run:
       logdir: where it is to be; a checkpoint in it is gone on from.
       stop: asked after each step whether to stop.
       stack: closes, when it is left, whatever was opened.
+      make: what makes the environments; without it, config.task names them.
+      evaluates: whether there are environments for evaluation.
+      outputs: of metrics, besides those that the config names.
     """
 
     def __init__(
-        self, config: Config, logdir: Logdir, stop: StopSignals, stack: ExitStack
+        self,
+        config: Config,
+        logdir: Logdir,
+        stop: StopSignals,
+        stack: ExitStack,
+        make: MakeEnv | None = None,
+        evaluates: bool = True,
+        outputs: Sequence[Output] = (),
     ):
         self.config = config
         self.logdir = logdir.path
@@ -102,7 +122,7 @@ class Run:
         self.metrics = RunningMeans()  # Of the updates since the last log.
         self.watch = Watch(config.nan_patience, self.logdir)
         self.make_when()
-        self.make_envs()
+        self.make_envs(make, evaluates)
         self.make_agent()
         self.state = RunState(saves, self.parts(), self.step, self.watch)
         # What is refused is refused before any file is changed.
@@ -111,7 +131,7 @@ class Run:
             self.fit_carry()
         logdir.begin()
         self.make_replays()
-        self.make_logger(saves)
+        self.make_logger(saves, outputs)
         if self.resumed:
             self.evaluated = saves.get("evaluated") or int(self.step)
             self.state.restore_world()
@@ -120,10 +140,12 @@ class Run:
     def train(self) -> None:
         """The whole run: prefill, then evaluate and train until the end."""
         print(self.agent.summary())
-        if not self.resumed:
+        if self.config.offline:
+            print(f"Learns from {self.train_replay.stats['total_episodes']} episodes.")
+        elif not self.resumed:
             self.prefill()
             self.pretrain()
-        elif self.step >= self.config.steps and self.evaluated == self.step:
+        if self.step >= self.config.steps and self.evaluated == self.step:
             print(f"This run has reached its {self.config.steps} steps already.")
             return
         self.train_driver.on_step(self.train_step)
@@ -143,8 +165,11 @@ class Run:
             if self.when["eval"].due(self.step):
                 self.evaluate()
                 last_save = time.monotonic()
-            with self.state.at(Moment.ACTING):
-                self.train_driver(self.train_policy, steps=1)
+            if self.config.offline:
+                self.learn_offline()
+            else:
+                with self.state.at(Moment.ACTING):
+                    self.train_driver(self.train_policy, steps=1)
             self.stop.check()
             if time.monotonic() - last_save > self.config.save_every:
                 self.state.save()
@@ -164,35 +189,46 @@ class Run:
         # Frames to steps, rounded up: Until(0) would be for ever.
         self.should_explore = Until(-(-config.expl_until // config.action_repeat))
 
-    def make_envs(self) -> None:
-        """Environments and what steps them."""
-        config = self.config
+    def make_envs(self, make: MakeEnv | None, evaluates: bool) -> None:
+        """Environments and what steps them; offline there are none."""
+        config, offline = self.config, bool(self.config.offline)
         restarts = Restarts(config.env_restarts, self.logdir)
         count = min(config.envs, config.eval_eps)
         self.eval_episodes_per_env = -(-config.eval_eps // count)
         made = []
-        for number, train in ((config.envs, True), (count, False)):
-            envs = Environments(config, number, train, restarts)
+        for number, train in ((config.envs, True), (count * evaluates, False)):
+            number = 0 if offline else number
+            envs = Environments(config, number, train, restarts, make)
             self.stack.callback(envs.close)
             made += [envs, Driver(envs.envs, envs.replace)]
         self.train_envs, self.train_driver, self.eval_envs, self.eval_driver = made
-        env = self.train_envs.envs[0]
-        self.spaces = env.obs_space, env.act_space
-        self.random_agent = RandomAgent(env.act_space, config.seed)
+        if offline:
+            recorded = find_episodes(self.logdir if self.resumed else config.offline)
+            self.spaces = episode_spaces(load_episode(recorded[0]))
+        else:
+            env = self.train_envs.envs[0]
+            self.spaces = env.obs_space, env.act_space
+        self.random_agent = RandomAgent(self.spaces[1], config.seed)
 
     def make_agent(self) -> None:
         """The agent, and a second stream of random numbers for it."""
         self.agent = Agent(self.config, *self.spaces, self.step)
+        if self.config.load and not self.resumed:
+            load_weights(self.agent, self.config.load, self.config.load_parts)
         self.train_agent = CarryOverState(self.agent.train)
         self.eval_noise = Noise(self.config.seed + 1, self.agent.device)
 
     def make_replays(self) -> None:
         """The replays, what fills them, and their streams of batches."""
+        offline = self.config.offline
+        if offline and not self.resumed:
+            take_in(offline, self.logdir / "train_episodes")
         replays = make_replays(self.config, self.logdir)
         self.train_replay, self.eval_replay = replays
         loaded = self.train_replay.stats["loaded_steps"]
-        warn_if_too_big(self.config.replay, self.spaces, self.config.steps, loaded)
-        if not self.resumed:
+        steps = loaded if offline else self.config.steps
+        warn_if_too_big(self.config.replay, self.spaces, steps, loaded)
+        if not (self.resumed or offline):
             # Until there is a checkpoint, what was earned is the episodes on disk.
             self.step.increment(self.train_replay.stats["total_steps"])
         train_episode = functools.partial(self.log_episode, mode="train")
@@ -214,18 +250,20 @@ class Run:
         for dataset in (self.dataset, self.report_dataset, self.eval_dataset):
             self.stack.enter_context(closing(dataset))
 
-    def make_logger(self, saves: Saves) -> None:
+    def make_logger(self, saves: Saves, more: Sequence[Output]) -> None:
         """Terminal, metrics.jsonl and what --logger names; what a resumed run does
         again, the files forget."""
-        config, frames = self.config, int(self.step) * self.config.action_repeat
+        config = self.config
+        multiplier = 1 if config.offline else config.action_repeat
+        frames = int(self.step) * multiplier
         self.jsonl = JSONLOutput(self.logdir)
         self.jsonl.truncate_after(frames, saves.get("metrics_size"))
-        outputs = [TerminalOutput(), self.jsonl]
+        outputs = [TerminalOutput(), self.jsonl, *more]
         for output in make_outputs(config.logger, self.logdir, config, frames):
             if hasattr(output, "close"):
                 self.stack.enter_context(closing(output))
             outputs.append(output)
-        self.logger = Logger(self.step, outputs, multiplier=config.action_repeat)
+        self.logger = Logger(self.step, outputs, multiplier)
 
     def prefill(self) -> None:
         """Random actions, until there is something to learn from."""
@@ -235,7 +273,7 @@ class Run:
             with progress("Prefill", total=total, start=done) as self.bar:
                 self.train_driver(self.random_policy, steps=total - done, episodes=1)
             self.train_driver.reset()
-        if not self.eval_replay.stats["total_episodes"]:
+        if self.eval_envs.envs and not self.eval_replay.stats["total_episodes"]:
             self.eval_driver(self.random_policy, episodes=1)
             self.eval_driver.reset()
 
@@ -265,6 +303,15 @@ class Run:
         if self.when["log"](self.step):
             self.log_metrics()
 
+    def learn_offline(self) -> None:
+        """An update on recorded episodes, which counts as a step."""
+        with self.state.at(Moment.CHANGING):
+            self.step.increment()
+            self.bar.advance()
+            self.update()
+            if self.when["log"](self.step):
+                self.log_metrics()
+
     def train_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
         mode = "explore" if self.should_explore(self.step) else "train"
         with self.timer("policy"):
@@ -286,17 +333,22 @@ class Run:
         """
         self.state.save()
         with self.state.at(Moment.CHANGING), self.timer("eval"), self.aside():
-            if self.eval_replay.stats["total_episodes"]:
-                self.report(next(self.eval_dataset))
-            self.eval_driver.reset()
-            self.eval_driver(
-                self.eval_policy, episodes_per_env=self.eval_episodes_per_env
-            )
-            self.logger.add(self.eval_replay.stats, prefix="eval")
+            if not self.eval_envs.envs:
+                self.report(next(self.report_dataset), "train")
+            elif self.eval_replay.stats["total_episodes"]:
+                self.report(next(self.eval_dataset), "eval")
+            if self.eval_envs.envs:
+                self.play()
             self.logger.write()
         self.when["eval"](self.step)
         self.evaluated = int(self.step)
         self.state.save()
+
+    def play(self) -> None:
+        """The episodes of an evaluation."""
+        self.eval_driver.reset()
+        self.eval_driver(self.eval_policy, episodes_per_env=self.eval_episodes_per_env)
+        self.logger.add(self.eval_replay.stats, prefix="eval")
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -308,10 +360,10 @@ class Run:
         finally:
             self.agent.noise = noise
 
-    def report(self, batch: dict[str, Any]) -> None:
+    def report(self, batch: dict[str, Any], mode: str) -> None:
         """Open-loop videos for the logger, and stills of them in DIR/report."""
         videos = self.agent.report(batch)
-        self.logger.add(videos, prefix="eval")
+        self.logger.add(videos, prefix=mode)
         vectors = self.agent.report_vectors(batch)
         folder, count = self.logdir / "report", min(6, len(batch["action"]))
         save_stills(folder, self.logger.frames, videos, vectors, count)
@@ -336,22 +388,12 @@ class Run:
         self.logger.write(fps=True)
 
     def log_episode(self, ep: dict[str, np.ndarray], worker: int, mode: str) -> None:
-        """Return, length, chosen keys and a video of a finished episode.
+        """Figures and a video of a finished episode.
 
         Training episodes are written one by one, an evaluation's all together.
         """
-        self.logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
-        self.logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
-        for kind, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max)):
-            pattern = self.config[f"log_keys_{kind}"]
-            for key in ep:
-                if re.match(pattern, key):
-                    value = reduce(ep[key].astype("f8"), 0).mean()
-                    self.logger.scalar(f"{kind}_{mode}_{key}", value)
-        if self.when[f"video_{mode}"](self.step):
-            for key in self.config.log_keys_video:
-                if key in ep and ep[key].ndim == 4:
-                    self.logger.video(f"{mode}_policy_{key}", ep[key][:VIDEO_STEPS])
+        video = self.when[f"video_{mode}"](self.step)
+        add_episode(self.logger, ep, mode, self.config, video)
         if mode == "train":
             self.logger.add(self.train_replay.stats, prefix="train")
             self.logger.write()

@@ -32,6 +32,19 @@ GAUSSIAN = {"rssm.discrete": 0}
 NO_DECAY = {r".*_opt\.wd": 0.0}
 """With it, what moves a parameter is its gradient."""
 
+# What an actor-critic logs; the task's as they are here, the exploration's with expl_
+# before them, as what its predictors and their reward do.
+TRAINED = """
+    actor_loss actor_grad_norm actor_ent actor_ent_scale critic critic_loss
+    critic_grad_norm critic_slow critic_target reward_mean reward_std
+    reward_normed_mean reward_normed_std
+""".split()
+PREDICTED = """
+    expl_loss expl_grad_norm intr_reward_mean intr_reward_std
+    intr_reward_normed_mean intr_reward_normed_std
+""".split()
+EXPLORED = [f"expl_{key}" for key in TRAINED + PREDICTED]
+
 
 def small_config(changes=None):
     """The defaults with tiny networks, for 8x8 images."""

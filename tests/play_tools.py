@@ -4,6 +4,7 @@ import contextlib
 import io
 
 import pytest
+from run_tools import NETWORKS, Result
 
 from dreamerv2 import play, play_test
 from dreamerv2.agent import Agent
@@ -13,7 +14,6 @@ from dreamerv2.common.config import load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.flags import parse_config
-from tests.run_tools import NETWORKS, Result
 
 
 def save_agent(logdir, *flags):

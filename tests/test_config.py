@@ -227,7 +227,7 @@ def test_save_and_load_keep_values_and_types(tmp_path):
         {"task": "True", "logdir": "a: #b", "kl.free": 1, "model_opt.clip": "inf"}
     )
     config.save(tmp_path / "config.yaml")
-    loaded = Config.load(tmp_path / "config.yaml")
+    loaded = Config.read(tmp_path / "config.yaml")
     assert loaded == config
     assert list(loaded.flat) == list(config.flat)
     kinds = [type(value) for value in config.flat.values()]
@@ -246,22 +246,22 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, config):
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(UsageError, match="No space left"):
         config.update(seed=1).save(path)
-    assert Config.load(path) == config
+    assert Config.read(path) == config
 
 
 def test_files_that_cannot_be_used_get_one_sentence(tmp_path, config):
     with pytest.raises(UsageError, match="No such file"):
-        Config.load(tmp_path / "config.yaml")
+        Config.read(tmp_path / "config.yaml")
     with pytest.raises(UsageError, match="No such file"):
         config.save(tmp_path / "missing" / "config.yaml")
     path = tmp_path / "bad.yaml"
     path.write_text("a: 1\nb: [1, 2\nc: 3\n")
     with pytest.raises(UsageError, match="not valid YAML in line 3") as caught:
-        Config.load(path)
+        Config.read(path)
     assert "\n" not in str(caught.value)
     path.write_text("- 1\n")
     with pytest.raises(UsageError, match="no mapping"):
-        Config.load(str(path))
+        Config.read(str(path))
     path.write_text("defaults: 3\n")
     with pytest.raises(UsageError, match="'defaults'.*not a mapping"):
         load_presets(path)
@@ -281,6 +281,9 @@ def test_every_preset_fits_the_defaults():
         "dmc_proprio",
         "debug",
         "small",
+        "minigrid",
+        "gym",
+        "retro",
     ]
     defaults = Config(presets["defaults"])
     for name, preset in presets.items():

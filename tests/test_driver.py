@@ -216,6 +216,6 @@ def test_what_the_user_can_mend_stays_a_usage_error():
         Driver([Broken()])(Numbering(1), steps=1)
 
 
-def test_a_driver_needs_an_environment():
-    with pytest.raises(ValueError, match="at least one"):
-        Driver([])
+def test_a_driver_without_environments_cannot_step():
+    with pytest.raises(ValueError, match="no environments to step"):
+        Driver([])(lambda obs, state: ({}, state), steps=1)

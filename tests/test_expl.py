@@ -8,8 +8,10 @@ import pytest
 import torch
 from agent_tools import (
     BATCH,
+    EXPLORED,
     GAUSSIAN,
     LENGTH,
+    TRAINED,
     Replayed,
     make_agent,
     make_batch,
@@ -82,11 +84,8 @@ def test_every_behaviour_trains_and_acts(name, discrete, latents):
         state, metrics = agent.train(make_batch(seed, discrete=discrete), state)
         assert all(torch.isfinite(value) for value in metrics.values())
     own = {key for key in metrics if key.startswith("expl_")}
-    if name in ("greedy", "Random"):
-        assert not own
-    else:
-        expected = {"expl_expl_loss", "expl_actor_loss", "expl_reward_mean"}
-        assert expected <= own
+    assert own == (set() if name in ("greedy", "Random") else set(EXPLORED))
+    assert set(TRAINED) <= set(metrics) - own
     assert all(torch.isfinite(value).all() for value in snapshot(agent).values())
     action = agent.policy(make_obs(), None, "explore")[0]["action"]
     assert np.isfinite(action).all()
@@ -158,7 +157,7 @@ def test_the_predictors_are_as_wide_as_what_they_predict(encoder, latents, targe
     error = 0.5 * (values[target][:, 1:] - 0.5) ** 2 + 0.5 * math.log(2 * math.pi)
     keep = ~data["is_first"][:, 1:]
     expected = 3 * error.sum(-1)[keep].mean()
-    torch.testing.assert_close(expl.ensemble_loss(post, outs, data), expected)
+    torch.testing.assert_close(expl.predictor_loss(post, outs, data), expected)
 
 
 @pytest.mark.parametrize("condition", [True, False])
@@ -173,14 +172,14 @@ def test_the_predictors_see_features_and_if_asked_the_action_that_led_there(cond
     assert expl.heads[0].dense0.in_features == inputs.shape[-1]
     target = post["stoch"].flatten(2)[:, 1:]
     expected = -sum(head(inputs).log_prob(target).mean() for head in expl.heads)
-    torch.testing.assert_close(expl.ensemble_loss(post, outs, data), expected)
+    torch.testing.assert_close(expl.predictor_loss(post, outs, data), expected)
     seq = dream(agent)
     inputs = seq["feat"]
     if condition:
         inputs = torch.cat([inputs, seq["action"]], -1)
     preds = torch.stack([head(inputs).mode() for head in expl.heads])
     disag = preds.std(0, correction=0).mean(-1)
-    torch.testing.assert_close(expl.reward(seq), disag)
+    torch.testing.assert_close(expl.reward(seq)[0], disag)
 
 
 #            t     0  1  2  3  4  5  6  7
@@ -216,27 +215,27 @@ def test_predictions_across_two_episodes_are_left_out(offset):
     inputs = torch.cat([outs["feat"], data["action"]], -1)[:, :-offset]
     target = post["stoch"].flatten(2)[:, offset:]
     each = -sum(head(inputs).log_prob(target) for head in expl.heads)
-    loss = expl.ensemble_loss(post, outs, data)
+    loss = expl.predictor_loss(post, outs, data)
     torch.testing.assert_close(loss, each[expected].mean())
     # What lies beyond a seam changes nothing.
     spoilt = {**post, "stoch": post["stoch"].clone()}
     spoilt["stoch"][:, offset:][~expected] = 99.0
-    torch.testing.assert_close(expl.ensemble_loss(spoilt, outs, data), loss)
+    torch.testing.assert_close(expl.predictor_loss(spoilt, outs, data), loss)
 
 
 def test_the_seams_can_be_kept_as_the_reference_does():
     agent = explorer(changes={"disag_mask_seams": False})
     post, outs, data = observed(agent)
-    loss = agent.expl_behavior.ensemble_loss(post, outs, data)
+    loss = agent.expl_behavior.predictor_loss(post, outs, data)
     data = {**data, "is_first": torch.zeros_like(data["is_first"])}
-    assert loss == agent.expl_behavior.ensemble_loss(post, outs, data)
+    assert loss == agent.expl_behavior.predictor_loss(post, outs, data)
 
 
 def test_a_batch_of_seams_alone_is_no_division_by_zero():
     agent = explorer()
     post, outs, data = observed(agent)
     data = {**data, "is_first": torch.ones_like(data["is_first"])}
-    assert agent.expl_behavior.ensemble_loss(post, outs, data) == 0
+    assert agent.expl_behavior.predictor_loss(post, outs, data) == 0
 
 
 def test_offset_zero_predicts_the_present():
@@ -246,7 +245,7 @@ def test_offset_zero_predicts_the_present():
     inputs = torch.cat([outs["feat"], data["action"]], -1)
     target = post["stoch"].flatten(2)
     expected = -sum(head(inputs).log_prob(target).mean() for head in expl.heads)
-    torch.testing.assert_close(expl.ensemble_loss(post, outs, data), expected)
+    torch.testing.assert_close(expl.predictor_loss(post, outs, data), expected)
 
 
 def test_an_offset_that_leaves_no_pairs_or_an_unknown_target_is_an_error():
@@ -262,7 +261,7 @@ def test_the_reward_is_the_standard_deviation_over_the_heads():
         predict(head, value)
     # Mean 3, deviations -2, -1 and 3.
     expected = torch.full((3, 4), 2.0 * math.sqrt((4 + 1 + 9) / 3))
-    torch.testing.assert_close(agent.expl_behavior.reward(dream(agent)), expected)
+    torch.testing.assert_close(agent.expl_behavior.reward(dream(agent))[0], expected)
 
 
 def test_the_log_of_no_disagreement_is_finite_and_so_is_its_gradient():
@@ -272,7 +271,7 @@ def test_the_log_of_no_disagreement_is_finite_and_so_is_its_gradient():
             predict(head, 0.7)
         seq = dream(agent)
         seq["feat"].requires_grad_()
-        reward = agent.expl_behavior.reward(seq)
+        reward, _ = agent.expl_behavior.reward(seq)
         expected = math.log(1e-8) if log else 0.0
         torch.testing.assert_close(reward, torch.full((3, 4), expected))
         (grad,) = torch.autograd.grad(reward.sum(), seq["feat"])
@@ -286,7 +285,7 @@ def test_the_logarithm_is_of_the_disagreement():
     for head, value in zip(agent.expl_behavior.heads, (1.0, 2.0, 6.0), strict=True):
         predict(head, value)
     expected = torch.full((3, 4), math.log(math.sqrt(14 / 3)))
-    torch.testing.assert_close(agent.expl_behavior.reward(dream(agent)), expected)
+    torch.testing.assert_close(agent.expl_behavior.reward(dream(agent))[0], expected)
 
 
 def test_the_tasks_reward_is_added_by_its_scale_through_a_norm_of_its_own():
@@ -302,10 +301,20 @@ def test_the_tasks_reward_is_added_by_its_scale_through_a_norm_of_its_own():
     disag = math.sqrt(2)
     # Each is divided by half of one and half of its own magnitude.
     expected = 2 * disag / (0.5 + disag / 2) + 3 * -4 / (0.5 + 4 / 2)
-    reward = expl.reward(dream(agent))
+    reward, metrics = expl.reward(dream(agent))
     torch.testing.assert_close(reward, torch.full((3, 4), expected))
     assert expl.intr_rewnorm.mag.item() == pytest.approx(0.5 + disag / 2)
     assert expl.extr_rewnorm.mag.item() == pytest.approx(2.5)
+    assert {key: value.item() for key, value in metrics.items()} == pytest.approx(
+        {
+            **{"intr_reward_mean": disag, "extr_reward_mean": -4},
+            **{"intr_reward_std": 0, "extr_reward_std": 0},
+            "intr_reward_normed_mean": disag / (0.5 + disag / 2),
+            "extr_reward_normed_mean": -4 / 2.5,
+            **{"intr_reward_normed_std": 0, "extr_reward_normed_std": 0},
+        },
+        abs=1e-6,
+    )
 
 
 @pytest.mark.parametrize("key", ["kl", "image", "reward", "discount", "vector"])
@@ -329,8 +338,9 @@ def test_the_model_loss_of_every_state_is_the_target(key):
 def test_the_predicted_model_loss_is_the_reward():
     agent = explorer("ModelLoss", {"expl_intr_scale": 0.5})
     predict(agent.expl_behavior.head, 3.0)
-    expected = torch.full((3, 4), 1.5)
-    torch.testing.assert_close(agent.expl_behavior.reward(dream(agent)), expected)
+    reward, metrics = agent.expl_behavior.reward(dream(agent))
+    torch.testing.assert_close(reward, torch.full((3, 4), 1.5))
+    assert metrics["intr_reward_mean"] == metrics["intr_reward_normed_mean"] == 3
 
 
 def test_an_unknown_model_loss_is_an_error_that_lists_those_there_are():

@@ -288,40 +288,99 @@ def test_no_gradient_reaches_the_dream_through_what_the_actor_sees(mode):
     assert seen == [False] * 5  # Four steps of the dream, and the loss.
 
 
-def test_a_behaviour_of_its_own_moves_its_networks_alone():
-    for name, heads in (("Plan2Explore", 3), ("ModelLoss", 1)):
-        agent = make_agent({**NO_DECAY, "expl_behavior": name})
-        data = agent.to_device(make_batch())
-        outs = world_loss(agent, data)[2]
-        before = snapshot(agent)
-        expl = agent.expl_behavior
-        expl.train(outs["post"], outs, data, agent.noise, STEP)
-        heads = [f"expl_head{k}" for k in range(heads)]
-        mine = names_of(agent, *heads, "expl_actor", "expl_critic")
-        # After its first update the slow critic is a copy.
-        assert moved(before, agent) == mine | names_of(agent, "expl_target_critic")
+BEHAVIOURS = pytest.mark.parametrize(
+    "name, heads", [("Plan2Explore", 3), ("ModelLoss", 1)]
+)
 
 
-def test_the_predictors_of_an_exploration_reach_no_other_network():
-    agent = make_agent({"expl_behavior": "Plan2Explore", "disag_target": "feat"})
+@BEHAVIOURS
+@ACTIONS
+@MODES
+def test_a_behaviour_of_its_own_moves_its_networks_alone(mode, discrete, name, heads):
+    changes = {"expl_behavior": name, "actor_grad": mode, "expl_extr_scale": 0.5}
+    agent = make_agent({**NO_DECAY, **changes}, discrete)
+    data = agent.to_device(make_batch(discrete=discrete))
+    outs = world_loss(agent, data)[2]
+    before = snapshot(agent)
+    agent.expl_behavior.train(outs["post"], outs, data, agent.noise, STEP)
+    heads = [f"expl_head{k}" for k in range(heads)]
+    mine = names_of(agent, *heads, "expl_actor", "expl_critic")
+    # After its first update the slow critic is a copy.
+    assert moved(before, agent) == mine | names_of(agent, "expl_target_critic")
+
+
+@ACTIONS
+@MODES
+@pytest.mark.parametrize("name", ["greedy", "Random"])
+def test_a_behaviour_without_networks_moves_none(name, mode, discrete):
+    agent = make_agent({"expl_behavior": name, "actor_grad": mode}, discrete)
+    data = agent.to_device(make_batch(discrete=discrete))
+    outs = world_loss(agent, data)[2]
+    before = snapshot(agent)
+    args = (outs["post"], outs, data, agent.noise, STEP)
+    assert agent.expl_behavior.train(*args) == {}
+    assert not moved(before, agent)
+
+
+@LATENTS
+@pytest.mark.parametrize("target", ["stoch", "deter", "feat", "embed"])
+def test_the_predictors_of_an_ensemble_reach_no_other_network(target, latents):
+    changes = {"expl_behavior": "Plan2Explore", "disag_target": target, **latents}
+    agent = make_agent(changes)
     data = agent.to_device(make_batch())
     outs = world_loss(agent, data)[2]
-    loss = agent.expl_behavior.ensemble_loss(outs["post"], outs, data)
-    assert networks_of(gradients(loss, agent)) == {f"expl_head{k}" for k in range(3)}
+    loss = agent.expl_behavior.predictor_loss(outs["post"], outs, data)
+    grads = gradients(loss, agent)
+    heads = [f"expl_head{k}" for k in range(3)]
+    assert networks_of(grads) == set(heads)
+    assert set(grads) == names_of(agent, *heads)
 
 
-@pytest.mark.parametrize("mode", ["dynamics", "reinforce"])
-def test_exploring_actors_learn_from_the_intrinsic_reward(mode):
-    for name in ("Plan2Explore", "ModelLoss"):
-        changes = {"expl_behavior": name, "actor_grad": mode, "actor_ent": "0"}
-        agent = make_agent(changes, discrete=False)
+@pytest.mark.parametrize("key", ["kl", "image", "reward"])
+def test_the_predictor_of_the_models_loss_reaches_no_other_network(key):
+    agent = make_agent({"expl_behavior": "ModelLoss", "expl_model_loss": key})
+    data = agent.to_device(make_batch())
+    outs = world_loss(agent, data)[2]
+    loss = agent.expl_behavior.predictor_loss(outs["post"], outs, data)
+    assert set(gradients(loss, agent)) == names_of(agent, "expl_head0")
+
+
+@LATENTS
+@ACTIONS
+@MODES
+@BEHAVIOURS
+def test_exploring_actors_learn_from_the_intrinsic_reward(
+    name, heads, mode, discrete, latents
+):
+    changes = {"expl_behavior": name, "actor_grad": mode, "actor_ent": "0", **latents}
+    agent = make_agent(changes, discrete)
+    expl = agent.expl_behavior
+    data = agent.to_device(make_batch(discrete=discrete))
+    outs = world_loss(agent, data)[2]
+
+    def reward(seq):
+        return expl.reward(seq)[0]
+
+    args = (agent.wm, outs["post"], data["is_terminal"], reward)
+    actor_loss, critic_loss, *_ = expl.ac.loss(*args, agent.noise, STEP)
+    reached = networks_of(gradients(actor_loss, agent))
+    if mode == "reinforce":
+        assert reached == {"expl_actor"}
+    else:  # Through the predictors, the discounts and the dynamics that lead to them.
+        predictors = {f"expl_head{k}" for k in range(heads)}
+        assert reached == {"expl_actor", "rssm", "discount"} | predictors
+    assert set(gradients(critic_loss, agent)) == names_of(agent, "expl_critic")
+
+
+@BEHAVIOURS
+def test_the_reward_head_counts_in_an_exploration_by_its_scale_alone(name, heads):
+    reached = []
+    for scale in (0.0, 0.5):
+        agent = make_agent({"expl_behavior": name, "expl_extr_scale": scale})
         expl = agent.expl_behavior
-        data = agent.to_device(make_batch(discrete=False))
-        outs = world_loss(agent, data)[2]
-        args = (agent.wm, outs["post"], data["is_terminal"], expl.reward)
-        actor_loss, critic_loss, *_ = expl.ac.loss(*args, agent.noise, STEP)
-        reached = networks_of(gradients(actor_loss, agent))
-        assert "expl_actor" in reached and "actor" not in reached
-        through = any(name.startswith("expl_head") for name in reached)
-        assert through == (mode == "dynamics")
-        assert networks_of(gradients(critic_loss, agent)) == {"expl_critic"}
+        post = world_loss(agent)[2]["post"]
+        terminal = torch.as_tensor(make_batch()["is_terminal"])
+        seq = agent.wm.imagine(expl.ac.actor, post, terminal, 4, agent.noise)
+        grads = gradients(expl.reward(seq)[0].sum(), agent)
+        reached.append("reward" in networks_of(grads))
+    assert reached == [False, name == "Plan2Explore"]

@@ -37,7 +37,7 @@ def test_the_folder_is_made_and_the_config_saved(config, tmp_path):
     logdir = open_logdir(config)
     assert logdir == tmp_path / "a" / "run"
     assert {path.name for path in logdir.iterdir()} == {"config.yaml", ".lock"}
-    assert Config.load(logdir / "config.yaml") == config
+    assert Config.read(logdir / "config.yaml") == config
 
 
 def test_the_folder_may_be_in_the_home_of_the_user(config, tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_each_config_of_a_run_is_kept_and_what_changed_is_said(config, capsys):
         "  model_opt.lr: 0.0001 -> 0.001",
     ]
     open_logdir(config.update(steps=20))
-    steps = {path.name: Config.load(path).steps for path in logdir.glob("*.yaml")}
+    steps = {path.name: Config.read(path).steps for path in logdir.glob("*.yaml")}
     assert steps == {"config.yaml": 20, "config.1.yaml": 10**8, "config.2.yaml": 10}
 
 

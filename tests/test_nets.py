@@ -1,6 +1,7 @@
 """Encoder, decoder, heads and the layers they share."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.kernels import decoder_kernels, encoder_kernels, made_by
 from dreamerv2.common.layers import ACTIVATIONS, DistLayer, LayerNorm, NormLayer
 from dreamerv2.common.nets import (
     MLP,
@@ -230,11 +232,14 @@ def test_images_of_two_sizes_are_an_error_that_names_both():
 
 def test_kernels_that_do_not_fit_the_image_are_an_error_with_the_sizes():
     shapes = {"image": (8, 8, 1)}
-    with pytest.raises(UsageError, match="8x8: layer 2 sees 1x1 .* kernel of 4"):
+    fits = "use --encoder.cnn_kernels 4 --decoder.cnn_kernels 3 4"
+    with pytest.raises(UsageError, match=f"layer 2 sees 1x1 .* kernel of 4; {fits}"):
         Encoder(shapes, cnn_kernels=[4, 3, 4])
     with pytest.raises(UsageError, match=r"make images of 64x64.*\['image'\] are 8x8"):
         Decoder(shapes, 7)
-    with pytest.raises(UsageError, match="make images of 64x64.*are 64x32"):
+    with pytest.raises(UsageError, match=fits):
+        Decoder(shapes, 7)
+    with pytest.raises(UsageError, match="64x64.*are 64x32: use square images"):
         Decoder({"image": (64, 32, 1)}, 7)
 
 
@@ -246,6 +251,32 @@ def test_the_formula_in_the_decoders_error_is_right():
         shapes = {"image": (size, size, 1)}
         decoder = Decoder(shapes, 3, cnn_depth=1, cnn_kernels=kernels)
         assert decoder(randn(1, 3))["image"].mode().shape == (1, size, size, 1)
+
+
+@pytest.mark.parametrize("size", [16, 32, 63, 96, 128])
+def test_the_kernels_that_errors_name_make_networks_of_that_size(size):
+    shapes = {"image": (size, size, 1)}
+    with pytest.raises(UsageError) as error:
+        Decoder(shapes, 3, cnn_kernels=[2])
+    flags = re.findall(r"--(\w+)\.cnn_kernels ((?: ?\d+)+)", str(error.value))
+    kernels = {name: [int(k) for k in text.split()] for name, text in flags}
+    encoder = Encoder(shapes, cnn_depth=1, cnn_kernels=kernels["encoder"])
+    assert encoder({"image": torch.zeros(1, size, size, 1)}).shape[0] == 1
+    decoder = Decoder(shapes, 3, cnn_depth=1, cnn_kernels=kernels["decoder"])
+    assert decoder(randn(1, 3))["image"].mode().shape == (1, size, size, 1)
+
+
+def test_kernels_are_found_for_every_size():
+    for size in range(16, 257):
+        assert made_by(decoder_kernels(size)) == size
+        assert set(decoder_kernels(size)) <= set(range(3, 9))
+        left = size
+        for kernel in encoder_kernels(size):
+            assert left >= kernel
+            left = (left - kernel) // 2 + 1
+        assert left in range(2, 6)
+    assert (encoder_kernels(64), decoder_kernels(64)) == ([4, 4, 4, 4], [5, 5, 6, 6])
+    assert decoder_kernels(2) is None
 
 
 HEADS = {

@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
-from dreamerv2 import play
-from dreamerv2.common.dreamplayer import EpisodeSource
-from dreamerv2.common.errors import UsageError
-from tests.play_tools import (
+from play_tools import (
     captions,
     cells,
     command,
@@ -15,7 +11,11 @@ from tests.play_tools import (
     press,
     save_agent,
 )
-from tests.run_tools import TINY, ok, train_here
+from run_tools import TINY, ok, train_here
+
+from dreamerv2 import play
+from dreamerv2.common.dreamplayer import EpisodeSource
+from dreamerv2.common.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

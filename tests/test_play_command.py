@@ -5,6 +5,8 @@ import sys
 
 import pytest
 from PIL import Image
+from play_tools import Typist, command, make_player, refusal, save_agent
+from run_tools import TINY, ok, train_here
 
 from dreamerv2 import play
 from dreamerv2.common import playflags
@@ -12,8 +14,6 @@ from dreamerv2.common.checkpoint import save_checkpoint
 from dreamerv2.common.config import Config
 from dreamerv2.common.keys import Script
 from dreamerv2.common.window import play as play_window
-from tests.play_tools import Typist, command, make_player, refusal, save_agent
-from tests.run_tools import TINY, ok, train_here
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,7 +41,7 @@ def test_the_config_comes_from_the_logdir_and_flags_change_it(logdir):
 
 def test_the_config_of_another_version_is_filled_up(tmp_path):
     save_agent(tmp_path, "--task", "toy_catch")
-    values = Config.load(tmp_path / "config.yaml").to_dict()
+    values = Config.read(tmp_path / "config.yaml").to_dict()
     del values["eval_noise"]
     Config({**values, "older": 1}).save(tmp_path / "config.yaml")
     assert playflags.run_config(["--logdir", str(tmp_path)]).rssm.deter == 8

@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
+from play_tools import Typist, captions, cells, command, press, refusal
+from run_tools import TINY, episodes, ok, train_here
 
 from dreamerv2 import play_test
 from dreamerv2.common import playflags
@@ -15,8 +17,6 @@ from dreamerv2.common.keys import Script
 from dreamerv2.common.player import step_rate
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.window import play as play_window
-from tests.play_tools import Typist, captions, cells, command, press, refusal
-from tests.run_tools import TINY, episodes, ok, train_here
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,6 +23,9 @@ PRESETS = {
     "dmc_proprio": ("dmc_proprio", REACH, VECTORS),
     "debug": ("debug", CATCH, {"image"}),
     "small": ("small", PONG, {"image"}),
+    "minigrid": ("minigrid", REACH, VECTORS),
+    "gym": ("gym", REACH, {"image", *VECTORS}),
+    "retro": ("retro", PONG, {"image"}),
 }
 
 
@@ -47,7 +50,7 @@ def test_every_preset_runs_ten_steps(name, tmp_path):
     presets, task, seen = PRESETS[name]
     flags = ["--configs", *presets.split(), "--task", task]
     out, trained, saved = ten_steps(tmp_path, *flags)
-    config = Config.load(tmp_path / "config.yaml")
+    config = Config.read(tmp_path / "config.yaml")
     losses = {key for key in trained[0] if key.endswith("_loss")}
     heads = seen | {"reward"} | ({"discount"} if config.pred_discount else set())
     assert losses == {

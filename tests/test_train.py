@@ -59,7 +59,7 @@ def test_a_run_leaves_everything_in_its_logdir(pong):
         *("config.yaml", "metrics.jsonl", "variables.pt", event_file),
         *("train_episodes", "eval_episodes", "report", "variables.prev.pt", ".lock"),
     }
-    config = Config.load(logdir / "config.yaml")
+    config = Config.read(logdir / "config.yaml")
     assert (config.task, config.steps) == ("atari_pong", 300)
     assert (config.action_repeat, config.time_limit) == (4, 100)
 
@@ -196,8 +196,8 @@ def test_the_same_command_goes_on_without_prefill_or_pretraining(pong, resumed):
 
 def test_the_config_before_is_kept_when_a_run_goes_on_with_another(resumed):
     logdir, _ = resumed
-    assert Config.load(logdir / "config.1.yaml").steps == 300
-    assert Config.load(logdir / "config.yaml").steps == 500
+    assert Config.read(logdir / "config.1.yaml").steps == 300
+    assert Config.read(logdir / "config.yaml").steps == 500
     assert not (logdir / "config.2.yaml").exists()
 
 

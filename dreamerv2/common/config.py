@@ -6,7 +6,8 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +106,21 @@ class Config(Mapping):
                 flat[match] = _convert(match, flat[match], value)
         return type(self)(flat)
 
+    def parse_flags(self, argv: Sequence[str] | None = None) -> "Config":
+        """A copy changed by command line arguments, by default the program's.
+
+        What is wrong in them ends the program with a sentence and exit code 2; --help
+        prints every key and ends it, too.
+        """
+        from dreamerv2.common.flags import Flags  # It needs this module.
+
+        try:
+            return Flags(self).parse(argv)
+        except UsageError as error:
+            program = Path(sys.argv[0]).name or "python"
+            print(f"{program}: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
     def match(self, key: str) -> list[str]:
         """The dotted keys that a key or pattern stands for, which may be none."""
         if key in self._flat or not _PATTERN_CHAR.search(key):
@@ -150,7 +166,7 @@ class Config(Mapping):
             ) from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Config":
+    def read(cls, path: str | os.PathLike) -> "Config":
         """Read what `save` wrote. Raises UsageError where that is not possible."""
         return cls(_read_yaml(path))
 

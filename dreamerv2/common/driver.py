@@ -42,8 +42,6 @@ class Driver:
     """
 
     def __init__(self, envs: Sequence[Any], replace: Replace | None = None):
-        if not envs:
-            raise ValueError("A Driver needs at least one environment.")
         self._envs = list(envs)
         self._replace = replace or _refuse
         self._act_spaces = [dict(env.act_space) for env in self._envs]
@@ -87,6 +85,8 @@ class Driver:
 
         Raises RuntimeError naming the environment that failed.
         """
+        if not self._envs:
+            raise ValueError("This Driver has no environments to step.")
         if episodes_per_env and (steps or episodes):
             raise ValueError("Give episodes_per_env alone, without steps or episodes.")
         step, finished = 0, [0] * len(self._envs)

@@ -6,6 +6,7 @@ import re
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ ERRORS = "env_errors.log"
 
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: ")  # How the line begins that names one.
 _GRACE = 1.0  # Seconds for one that failed to close by itself.
+
+# (config, seed, train) -> an environment.
+MakeEnv = Callable[[Config, int, bool], Any]
 
 
 class Restarts:
@@ -74,12 +78,21 @@ class Environments:
       count: how many.
       train: whether they are for training; those for evaluation differ in their seeds.
       restarts: is asked whether one that failed may be made anew.
+      make: what makes them: (config, seed, train) -> environment; each has a seed of
+        its own, the first config.seed. Without it, config.task names them.
 
     Raises UsageError where the user can mend it, and RunFailed for a constructor that
     fails in another way.
     """
 
-    def __init__(self, config: Config, count: int, train: bool, restarts: Restarts):
+    def __init__(
+        self,
+        config: Config,
+        count: int,
+        train: bool,
+        restarts: Restarts,
+        make: MakeEnv | None = None,
+    ):
         if config.envs_parallel not in ("none", "thread", "process"):
             raise UsageError(
                 f"Unknown envs_parallel '{config.envs_parallel}': expected none, "
@@ -88,6 +101,7 @@ class Environments:
         self._config = config
         self._train = train
         self._restarts = restarts
+        self._make_env = make or make_env
         self._failed = [0] * count  # Failures of each.
         self.envs: list[Any] = []
         try:
@@ -180,7 +194,7 @@ class Environments:
     def _make(self, index: int) -> Any:
         # A new one shall not play the same episodes again.
         seed = self._config.seed + index + 100_003 * self._failed[index]
-        make = functools.partial(make_env, self._config, seed, self._train)
+        make = functools.partial(self._make_env, self._config, seed, self._train)
         if self._config.envs_parallel == "none":
             return make()
         timeout = self._config.env_timeout or None

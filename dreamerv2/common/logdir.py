@@ -122,7 +122,7 @@ class Logdir:
         )
         if not path.exists():
             return
-        self._before = _load(path)
+        self._before = load_config(path)
         if begun:
             self.changed = changes(self._before, self._config)
             refuse_other_shapes(self.path, self.changed)
@@ -162,10 +162,10 @@ def lock(folder: Path) -> IO[str] | None:
     return file
 
 
-def _load(path: Path) -> Config:
+def load_config(path: Path) -> Config:
     """A config that a run has left; UsageError if it is damaged."""
     try:
-        return Config.load(path)
+        return Config.read(path)
     except UsageError:
         raise
     except Exception as error:  # The reader of YAML may raise anything for damage.

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -33,8 +34,12 @@ __all__ = [
     "TensorBoardOutput",
     "TerminalOutput",
     "WandBOutput",
+    "add_episode",
     "format_number",
 ]
+
+
+VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
 
 class Logger:
@@ -181,6 +186,35 @@ class Logger:
         self.restart_clock()
         elapsed = max(self._last_time - last_time, 1e-9)
         return (self._last_frames - last_frames) / elapsed
+
+
+def add_episode(
+    logger: Logger,
+    ep: Mapping[str, np.ndarray],
+    mode: str,
+    config: Mapping[str, Any],
+    video: bool,
+) -> None:
+    """Return, length, chosen keys and, if asked, videos of a finished episode.
+
+    Args:
+      logger: Is given the metrics, as `{mode}_return` and so on.
+      ep: Arrays (T, ...); index 0 is the reset.
+      mode: `train` or `eval`.
+      config: Whose log_keys_sum, log_keys_mean, log_keys_max and log_keys_video count.
+      video: Whether videos are wanted.
+    """
+    logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
+    logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
+    for kind, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max)):
+        pattern = config[f"log_keys_{kind}"]
+        for key in ep:
+            if re.match(pattern, key):
+                value = reduce(ep[key].astype("f8"), 0).mean()
+                logger.scalar(f"{kind}_{mode}_{key}", value)
+    for key in config["log_keys_video"] if video else ():
+        if key in ep and ep[key].ndim == 4:
+            logger.video(f"{mode}_policy_{key}", ep[key][:VIDEO_STEPS])
 
 
 class TerminalOutput:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.kernels import decoder_kernels, encoder_kernels, made_by
 from dreamerv2.common.layers import DistLayer, NormLayer, get_act
 from dreamerv2.common.rssm import EnsembleRSSM, GRUCell
 from dreamerv2.common.torchutils import compiled, full
@@ -110,7 +111,7 @@ class Encoder(_DenseStack):
                 raise UsageError(
                     f"encoder.cnn_kernels {list(kernels)} do not fit images of "
                     f"{wanted[0]}x{wanted[1]}: layer {i} sees {height}x{width} and "
-                    f"has a kernel of {kernel}; use smaller or fewer kernels."
+                    f"has a kernel of {kernel}; use {fitting(*wanted)}."
                 )
             size = depth * 2**i
             self.add_module(f"conv{i}", nn.Conv2d(channels, size, kernel, stride=2))
@@ -189,14 +190,13 @@ class Decoder(_DenseStack):
         self, inputs: int, norm: str, depth: int, kernels: Sequence[int]
     ) -> None:
         height, width, channels = joined_image(self._shapes, self.cnn_keys)
-        made = 1
-        for kernel in kernels:
-            made = 2 * (made - 1) + kernel
+        made = made_by(kernels)
         if (height, width) != (made, made):
             raise UsageError(
                 f"decoder.cnn_kernels {list(kernels)} make images of {made}x{made}, "
-                f"but {self.cnn_keys} are {height}x{width}: choose kernels k1..kn "
-                "that lead there by size = 2 * (size - 1) + k, starting from 1."
+                f"but {self.cnn_keys} are {height}x{width}: use "
+                f"{fitting(height, width)}, or others that lead there by size = "
+                "2 * (size - 1) + k, starting from 1."
             )
         self.convin = nn.Linear(inputs, 32 * depth)
         before = 32 * depth
@@ -338,6 +338,16 @@ def joined_image(shapes: Shapes, keys: Sequence[str]) -> tuple[int, int, int]:
         )
     height, width = sizes.pop()
     return height, width, sum(shapes[key][-1] for key in keys)
+
+
+def fitting(height: int, width: int) -> str:
+    """Flags with kernels for images of this size, for errors."""
+    kernels = decoder_kernels(height)
+    if height != width or kernels is None:
+        return "square images of at least 3x3, as by --render_size 64 64"
+    flags = " ".join(map(str, encoder_kernels(height)))
+    made = " ".join(map(str, kernels))
+    return f"--encoder.cnn_kernels {flags} --decoder.cnn_kernels {made}"
 
 
 def describe(shapes: Shapes) -> str:

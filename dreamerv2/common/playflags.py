@@ -63,7 +63,7 @@ def run_config(argv: Sequence[str]) -> Config:
         preset = SUITE_PRESETS.get(rough.task.partition("_")[0], "defaults")
         return _checked(parse_config(["--configs", preset, *argv], presets))
     # Runs of another version may lack keys, or have more.
-    found = Config.load(saved).flat
+    found = Config.read(saved).flat
     base = defaults.update({k: v for k, v in found.items() if k in defaults})
     return _checked(Flags(base).parse(argv))
 

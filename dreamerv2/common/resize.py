@@ -9,8 +9,9 @@ class AreaResize:
     """Resizes uint8 images, (H, W) or (H, W, C), from one size to another.
 
     Each new pixel is the mean of the old ones under it, those at its rim by the part
-    that it covers, rounded to nearest. The weights are whole numbers and the sums stay
-    below 2^24, so float32 is exact and every machine gives the same pixels.
+    that it covers, rounded to nearest. The weights are whole numbers, and so are the
+    sums: below 2^24 float32 is exact, above it float64 is taken, so every machine gives
+    the same pixels.
 
     With n old pixels, m new ones and g their greatest common divisor, let an old pixel
     be m/g units long; then a new one is n/g units long, and the weight of an old pixel
@@ -21,13 +22,13 @@ class AreaResize:
         rows = _weights(int(old[0]), int(new[0]))
         columns = _weights(int(old[1]), int(new[1]))
         self._rows, self._columns = _taps(rows), _taps(columns)
-        self._total = np.float32(rows[0].sum() * columns[0].sum())
-        if 255 * float(self._total) >= 2**24:
-            raise ValueError(f"Cannot resize {tuple(old)} to {tuple(new)} exactly.")
+        total = int(rows[0].sum()) * int(columns[0].sum())
+        self._dtype = np.float32 if 255 * total < 2**24 else np.float64
+        self._total = self._dtype(total)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The resized image, uint8."""
-        sums = _gather(image.astype(np.float32), self._rows)
+        sums = _gather(image.astype(self._dtype), self._rows)
         sums = _gather(sums.swapaxes(0, 1), self._columns).swapaxes(0, 1)
         return np.rint(sums / self._total).astype(np.uint8)
 

@@ -168,7 +168,7 @@ def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, st
     """Task, method and seed of a run less than three folders down."""
     absolute = ("", "", *folder.resolve().parts)[-3:]
     try:
-        config = Config.load(folder / "config.yaml")
+        config = Config.read(folder / "config.yaml")
         task, seed = str(config["task"]), str(config["seed"])
     except (UsageError, KeyError):
         return absolute

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
-import sys
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from dreamerv2.common import rendering
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.wrappers import signal_spaces, with_signals
 
@@ -98,10 +97,11 @@ class DMC:
     locom_rodent_maze_forage. Actions are in the task's own bounds. Each is held for
     `action_repeat` steps, whose rewards are summed.
 
-    Observations: the task's own, floats as float32, without those of shape (0,); with
-    `image` also `image` (*size, 3) uint8, rendered off screen by `camera` (-1 for the
-    usual one of the task). Rendering needs OpenGL: set MUJOCO_GL to egl, osmesa or glfw
-    to choose; where there is no screen and no choice, egl is taken.
+    Observations: the task's own, without those of shape (0,): numbers as vectors (n,)
+    float32, a camera's picture as (H, W, 3) uint8; with `image` also `image` (*size, 3)
+    uint8, rendered off screen by `camera` (-1 for the usual one of the task). Without
+    `image` nothing is rendered. Rendering needs OpenGL: set MUJOCO_GL to egl, osmesa or
+    glfw to choose; where there is no screen and no choice, EGL is taken, else OSMesa.
     """
 
     CAMERAS = {
@@ -124,9 +124,11 @@ class DMC:
     ):
         if action_repeat < 1:
             raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
-        screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-        if sys.platform == "linux" and not screen:
-            os.environ.setdefault("MUJOCO_GL", "egl")
+        rendering.choose_renderer()
+        # The rodent's tasks look through its eyes before that can be turned off.
+        if image or name.startswith("locom_"):
+            require("dm_control", "dmc")
+            rendering.check_renderer()
         self._env = _load_dmc(name, image, seed)
         self._repeat = action_repeat
         self._size = (int(size[0]), int(size[1]))
@@ -145,6 +147,10 @@ class DMC:
         self._with_image = image
         if image:
             self.obs_space["image"] = Box(0, 255, (*self._size, 3), np.uint8)
+            try:
+                self.render()
+            except Exception as error:  # Each renderer has errors of its own.
+                raise rendering.cannot_render(error) from error
 
     def reset(self) -> dict[str, Any]:
         """A new episode."""
@@ -177,7 +183,8 @@ class DMC:
 
     def _obs(self, now: Any) -> dict[str, np.ndarray]:
         obs = {
-            k: np.array(now.observation[k], v.dtype) for k, v in self._spaces.items()
+            k: np.array(now.observation[k], v.dtype).reshape(v.shape)
+            for k, v in self._spaces.items()
         }
         if self._with_image:
             obs["image"] = self.render()
@@ -199,7 +206,12 @@ def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
         module = require("dm_control.locomotion.examples.basic_rodent_2020", "dmc")
         tasks = [t for t in dir(module) if t.startswith("rodent_")]
         _check_name(name, [f"locom_{t}" for t in tasks])
-        return getattr(module, task)(random_state=np.random.RandomState(seed))
+        env = getattr(module, task)(random_state=np.random.RandomState(seed))
+        if not image:
+            for key, observable in env.task.observables.items():
+                observable.enabled &= not key.endswith("camera")
+            env.reset()  # From here on it is not rendered.
+        return env
     tasks = {f"{d}_{t}": (d, t) for d, t in suite.ALL_TASKS}
     name = f"ball_in_{name}" if domain == "cup" else name
     _check_name(name, tasks)
@@ -214,10 +226,7 @@ def _check_name(name: str, names: Any) -> None:
 
 
 def _dmc_space(spec: Any) -> Box:
-    if np.issubdtype(spec.dtype, np.floating):
-        return Box(-np.inf, np.inf, spec.shape, np.float32)
-    if spec.dtype == np.uint8:
-        return Box(0, 255, spec.shape, np.uint8)
-    if spec.dtype == bool:
-        return Box(0, 1, spec.shape, bool)
-    return Box(-(2**31), 2**31 - 1, spec.shape, np.int32)
+    if spec.dtype == np.uint8 and len(spec.shape) >= 3:
+        return Box(0, 255, spec.shape[-3:], np.uint8)  # Without a first axis of 1.
+    # One axis, as the networks take it: some have none and some have two.
+    return Box(-np.inf, np.inf, (int(np.prod(spec.shape)),), np.float32)

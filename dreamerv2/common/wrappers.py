@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
+from dreamerv2.common.resize import AreaResize
+
 
 def signal_spaces() -> dict[str, Box]:
     """The spaces of what every observation holds besides its own keys.
@@ -295,16 +297,26 @@ def _nearest(old: int, new: int) -> np.ndarray:
 class RenderImage(Wrapper):
     """Adds what `render()` gives, (H, W, 3) uint8, as an observation named `key`.
 
-    Rendering is often slower than the environment: wrap only where the image is used.
+    With `size` (height, width) it is resized, each pixel the mean over the area that it
+    covers: thin lines stay. Rendering is often slower than the environment: wrap only
+    where the image is used.
     """
 
-    def __init__(self, env: Any, key: str = "image"):
+    def __init__(
+        self, env: Any, key: str = "image", size: tuple[int, int] | None = None
+    ):
         super().__init__(env)
         if key in env.obs_space:
             raise ValueError(f"The environment already has an observation {key!r}.")
         self._key = key
         env.reset()  # Many environments can only be rendered once they have begun.
         self._shape = np.asarray(env.render()).shape
+        if len(self._shape) != 3:
+            raise ValueError("Its render() gives no picture (H, W, 3)")
+        self._resize = None
+        if size is not None:
+            self._resize = AreaResize(self._shape[:2], size)
+            self._shape = (int(size[0]), int(size[1]), self._shape[2])
 
     @property
     def obs_space(self) -> dict[str, Any]:
@@ -320,4 +332,5 @@ class RenderImage(Wrapper):
         return self._with_image(self._env.step(action))
 
     def _with_image(self, obs: dict[str, Any]) -> dict[str, Any]:
-        return {**obs, self._key: np.array(self._env.render(), np.uint8)}
+        image = np.array(self._env.render(), np.uint8)
+        return {**obs, self._key: self._resize(image) if self._resize else image}

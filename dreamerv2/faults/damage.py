@@ -177,7 +177,7 @@ def _judge_config(damage: Damage, losses: list) -> None:
         if not damage.kept:
             losses.append(judge.Loss("silent", "the damaged config was not kept"))
         return
-    intact = Config.load(damage.trial.base / CONFIG)
+    intact = Config.read(damage.trial.base / CONFIG)
     for key in changes(intact, found):
         if f"{key}: " not in damage.result.out:
             losses.append(judge.Loss("silent", f"{key} is not listed as changed"))
@@ -234,7 +234,7 @@ def _same_config(path: Path, intact: bytes) -> bool:
     if found is None:
         return False
     path.write_bytes(intact)
-    changed = changes(Config.load(path), found)
+    changed = changes(Config.read(path), found)
     path.write_text("")
     found.save(path)
     return not changed
@@ -252,7 +252,7 @@ def _same_bytes(path: Path, intact: bytes) -> bool:
 
 def _read_config(path: Path) -> Config | None:
     try:
-        return Config.load(path)
+        return Config.read(path)
     except Exception:  # Whatever the damage leads to; the run is judged apart.
         return None
 

@@ -174,7 +174,7 @@ def refuse_other_settings(jobs: Sequence[Job]) -> None:
         path = job.folder / "config.yaml"
         if not path.exists() or not (job.folder / "metrics.jsonl").exists():
             continue
-        before = Config.load(path)
+        before = Config.read(path)
         other = [
             f"{key} {old} instead of {new}"
             for key, (old, new) in changes(before, job.config).items()
@@ -197,7 +197,7 @@ def find_jobs(out: Path) -> list[Job]:
         if not (folder / "config.yaml").exists():
             print(f"Left out {folder}: it has no config.yaml.", file=sys.stderr)
             continue
-        config = Config.load(folder / "config.yaml")
+        config = Config.read(folder / "config.yaml")
         end = config.steps * config.action_repeat
         jobs.append(Job(run.task, run.method, run.seed, folder, config, end))
     return sorted(jobs, key=lambda job: natural(job.name))

@@ -83,7 +83,7 @@ def read_state(folder: Path) -> State:
         evaluations, _ = read_run(evaluations, "step", "eval_return", warn=_quiet)
         lines, _ = read_run(lines, "step", "step", warn=_quiet)
     if (folder / "config.yaml").exists():
-        config = Config.load(folder / "config.yaml")
+        config = Config.read(folder / "config.yaml")
         target = config.steps * config.action_repeat
     return State(
         int(lines.x[-1]) if len(lines.x) else 0,

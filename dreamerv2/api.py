@@ -1,0 +1,165 @@
+"""DreamerV2 from Python: train on an environment of your own, and act with the agent.
+
+    import gymnasium
+    import dreamerv2.api as dv2
+
+    config = dv2.defaults.update({
+        "logdir": "~/logdir/cartpole",
+        "steps": 5e4,
+        "encoder.cnn_keys": "$^",
+        "decoder.cnn_keys": "$^",
+    }).parse_flags()
+
+    dv2.train(lambda: gymnasium.make("CartPole-v1"), config)
+
+The same script again goes on where the run was stopped. Importing this module changes
+nothing.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.agent import Agent
+from dreamerv2.common.config import Config, load_presets
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.envs import make_env
+from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.given import GivenEnvs, is_maker, prepare_env
+from dreamerv2.common.limits import check_limits
+from dreamerv2.common.logdir import Logdir, load_config
+from dreamerv2.common.logger import Output
+from dreamerv2.common.signals import Stopped, StopSignals
+from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.trained import read_agent, restore_behavior
+from dreamerv2.train import Run
+
+__all__ = ["Player", "RunFailed", "UsageError", "defaults", "load", "presets", "train"]
+
+presets: Mapping[str, Mapping[str, Any]] = load_presets()
+"""Named overrides of the defaults: `defaults.update(presets["crafter"])`."""
+
+defaults = Config(presets["defaults"])
+"""The default configuration; `update` and `parse_flags` return changed copies."""
+
+
+def train(
+    env: Any,
+    config: Config,
+    outputs: Sequence[Output] = (),
+    eval_env: Any = None,
+) -> None:
+    """Trains an agent in config.logdir, or goes on with the one that is there.
+
+    Args:
+      env: An environment, a list of them, or a function without arguments that makes
+        one. With a function there are config.envs of them for training, and more for
+        evaluation; config.envs_parallel may put them into threads or processes, and one
+        that fails is made anew. Environments are those of gymnasium, of the older gym,
+        or have obs_space, act_space, reset and step as in `dreamerv2.common.envs`;
+        their actions are normalized, their images resized to config.render_size.
+      config: From `defaults`; it must name a logdir.
+      outputs: Of metrics, besides those that config.logger names: see
+        `dreamerv2.common.logger`.
+      eval_env: One, a list or a function, for evaluation. By default the function that
+        makes those for training; without one, there is no evaluation.
+
+    Ctrl-C and SIGTERM save and end the program with SystemExit. Raises UsageError for
+    what can be mended in the arguments, and RunFailed for a run that failed on its way.
+    """
+    given = GivenEnvs(env, eval_env, config)
+    config = given.config
+    check_limits(config)
+    with ExitStack() as stack:
+        logdir = stack.enter_context(closing(Logdir(config)))
+        stop = StopSignals()
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(stop)
+        try:
+            run = Run(config, logdir, stop, stack, given, given.evaluates, outputs)
+            run.train()
+        except Stopped as stopped:
+            print(f"{stopped} The same program goes on from the last checkpoint.")
+            raise SystemExit(stopped.code) from None
+
+
+def load(logdir: str | Path, env: Any = None, **changes: Any) -> "Player":
+    """The trained agent of a run, to act with.
+
+    Args:
+      logdir: The run's folder.
+      env: The environment to act in, of any kind that `train` takes. By default the one
+        of the run's task, as it was for evaluation.
+      changes: To the run's config, such as device="cpu".
+
+    Raises UsageError if there is no agent, or it does not fit the environment.
+    """
+    logdir = Path(logdir).expanduser()
+    path = logdir / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"There is no run in {logdir}: it has no config.yaml.")
+    # A run of an earlier version may lack keys, or have more.
+    found = load_config(path).flat
+    config = defaults.update({k: v for k, v in found.items() if k in defaults})
+    config = config.update({"jit": False, **changes})
+    check_limits(config)
+    saved = read_agent(logdir, resolve_device(config.device))
+    if env is None:
+        env = make_env(config, config.seed, train=False)
+    else:
+        env = prepare_env(env() if is_maker(env) else env, config, config.seed)
+    agent = Agent(config, env.obs_space, env.act_space, Counter())
+    restore_behavior(agent, saved, logdir)
+    return Player(agent, env)
+
+
+class Player:
+    """A trained agent and one environment in which it acts.
+
+        player = dv2.load("~/logdir/cartpole", gymnasium.make("CartPole-v1"))
+        obs = player.env.reset()
+        while not obs["is_last"]:
+            obs = player.env.step(player(obs))
+
+    Attributes:
+      agent: The `Agent`.
+      env: The environment in our own interface: observations are dicts with `reward`,
+        `is_first`, `is_last` and `is_terminal`.
+    """
+
+    def __init__(self, agent: Agent, env: Any):
+        self.agent = agent
+        self.env = env
+        self._state: tuple | None = None
+
+    def __call__(
+        self, obs: Mapping[str, Any], mode: str = "eval"
+    ) -> dict[str, np.ndarray]:
+        """The action {"action": (A,)} for what `env` observed last.
+
+        It remembers what came before; an observation with is_first begins anew.
+
+        Args:
+          mode: `eval` for the most likely action, `train` for a sampled one.
+        """
+        batch = {key: np.asarray(value)[None] for key, value in obs.items()}
+        actions, self._state = self.agent.policy(batch, self._state, mode)
+        return {key: value[0] for key, value in actions.items()}
+
+    def episode(self, mode: str = "eval") -> dict[str, np.ndarray]:
+        """Plays a whole episode; returns its observations and actions, (T+1, ...).
+
+        Index t holds the action that led to observation t; index 0 a zero action.
+        """
+        obs = self.env.reset()
+        zero = np.zeros(self.env.act_space["action"].shape, np.float32)
+        steps = [{**obs, "action": zero}]
+        while not obs["is_last"]:
+            action = self(obs, mode)
+            obs = self.env.step(action)
+            steps.append({**obs, **action})
+        return {key: np.stack([step[key] for step in steps]) for key in steps[0]}

@@ -1,0 +1,92 @@
+"""What MuJoCo renders by: EGL, else OSMesa, which needs no graphics card."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import sys
+
+from dreamerv2.common.errors import UsageError
+
+_DEVICES = 16  # Graphics cards that are asked.
+_PLATFORM_DEVICE = 0x313F  # EGL_PLATFORM_DEVICE_EXT
+
+WAYS = (
+    "install Debian's libegl1 and libgl1-mesa-dri for egl, or libosmesa6 for osmesa, "
+    "or learn from vectors alone, as by --configs dmc_proprio"
+)
+
+
+def choose_renderer() -> None:
+    """Set MUJOCO_GL, unless it is, or there is a screen, which MuJoCo finds itself.
+
+    EGL is taken where a device of it can be opened, else OSMesa where its library is
+    there, else rendering is turned off. Must come before dm_control is imported.
+    """
+    screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.platform != "linux" or screen or os.environ.get("MUJOCO_GL"):
+        return
+    if has_egl():
+        os.environ["MUJOCO_GL"] = "egl"
+    elif has_osmesa():
+        os.environ["MUJOCO_GL"] = "osmesa"
+    else:
+        os.environ["MUJOCO_GL"] = "disable"
+
+
+def check_renderer() -> None:
+    """Raises UsageError if what MUJOCO_GL names cannot be used."""
+    try:
+        backend = importlib.import_module("dm_control._render").BACKEND
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        # Of PyOpenGL, where a library is missing, and for an unknown name.
+        raise cannot_render(error) from error
+    if backend in (None, "off"):
+        raise UsageError(
+            f"Images need rendering, but there is neither EGL nor OSMesa: {WAYS}."
+        )
+
+
+def cannot_render(error: Exception) -> UsageError:
+    """What to raise where rendering fails with `error`."""
+    name = os.environ.get("MUJOCO_GL", "")
+    text = " ".join(str(error).split()).rstrip(".")
+    return UsageError(f"MuJoCo cannot render by MUJOCO_GL={name} ({text}): {WAYS}.")
+
+
+def has_egl() -> bool:
+    """Whether a device of EGL can be opened."""
+    try:
+        egl = ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return False
+    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
+    egl.eglInitialize.argtypes = [ctypes.c_void_p] * 3
+    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    get_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    if not query or not get_display:
+        return False
+    pointer = ctypes.c_void_p
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, pointer, pointer)(query)
+    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(
+        get_display
+    )
+    devices, count = (pointer * _DEVICES)(), ctypes.c_int()
+    if not query(_DEVICES, devices, ctypes.addressof(count)):
+        return False
+    displays = (get_display(_PLATFORM_DEVICE, d, None) for d in devices[: count.value])
+    # Left open: closing it would close it for all of this process.
+    return any(d and egl.eglInitialize(d, None, None) for d in displays)
+
+
+def has_osmesa() -> bool:
+    """Whether the library of OSMesa is there."""
+    for name in ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False
