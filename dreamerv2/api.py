@@ -16,6 +16,7 @@ The same script again goes on where the run was stopped. Importing this module c
 nothing.
 """
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -29,6 +30,7 @@ from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.flags import Flags
 from dreamerv2.common.given import GivenEnvs, is_maker, prepare_env
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logdir import Logdir, load_config
@@ -43,7 +45,25 @@ __all__ = ["Player", "RunFailed", "UsageError", "defaults", "load", "presets", "
 presets: Mapping[str, Mapping[str, Any]] = load_presets()
 """Named overrides of the defaults: `defaults.update(presets["crafter"])`."""
 
-defaults = Config(presets["defaults"])
+
+class ScriptConfig(Config):
+    """A Config of a script, whose arguments may change it."""
+
+    def parse_flags(self, argv: Sequence[str] | None = None) -> "ScriptConfig":
+        """A copy changed by command line arguments, by default the program's.
+
+        What is wrong in them ends the program with a sentence and exit code 2; --help
+        prints every key and ends it, too.
+        """
+        try:
+            return Flags(self).parse(argv)
+        except UsageError as error:
+            program = Path(sys.argv[0]).name or "python"
+            print(f"{program}: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+defaults = ScriptConfig(presets["defaults"])
 """The default configuration; `update` and `parse_flags` return changed copies."""
 
 

@@ -6,8 +6,7 @@ import math
 import numbers
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,21 +104,6 @@ class Config(Mapping):
             for match in matches:
                 flat[match] = _convert(match, flat[match], value)
         return type(self)(flat)
-
-    def parse_flags(self, argv: Sequence[str] | None = None) -> "Config":
-        """A copy changed by command line arguments, by default the program's.
-
-        What is wrong in them ends the program with a sentence and exit code 2; --help
-        prints every key and ends it, too.
-        """
-        from dreamerv2.common.flags import Flags  # It needs this module.
-
-        try:
-            return Flags(self).parse(argv)
-        except UsageError as error:
-            program = Path(sys.argv[0]).name or "python"
-            print(f"{program}: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
 
     def match(self, key: str) -> list[str]:
         """The dotted keys that a key or pattern stands for, which may be none."""
