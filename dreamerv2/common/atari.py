@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import threading
 from typing import Any
 
@@ -13,6 +11,7 @@ from ale_py import roms
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.names import letters, nearest_spelt
 from dreamerv2.common.resize import AreaResize
 from dreamerv2.common.wrappers import signal_spaces, with_signals
 
@@ -160,12 +159,10 @@ class Atari:
 def find_rom(name: str) -> Any:
     """The path of a game's ROM; raises UsageError for games that cannot be played."""
     games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
-    key = re.sub("[^a-z0-9]", "", name.lower())
+    key = letters(name)
     if key not in games:
-        near = [games[k] for k in difflib.get_close_matches(key, games, 3, cutoff=0.0)]
-        raise UsageError(
-            f"Unknown Atari game {name!r}: the nearest are {', '.join(near)}."
-        )
+        near = nearest_spelt(name, games)
+        raise UsageError(f"Unknown Atari game {name!r}: the nearest are {near}.")
     path = roms.get_rom_path(games[key])
     if key in ("combat", "joust", "mazecraze", "warlords"):
         # The emulator would end the whole program.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -14,6 +13,7 @@ from dreamerv2.common.atari import Atari
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.gridworld import MiniGrid
 from dreamerv2.common.gymwrapper import GymWrapper
+from dreamerv2.common.names import nearest
 from dreamerv2.common.parallel import Async
 from dreamerv2.common.retrogame import Retro
 from dreamerv2.common.suites import DMC, Crafter
@@ -73,7 +73,7 @@ def make_env(config: Any, seed: int, train: bool = True) -> Any:
     if suite not in SUITES or not name:
         raise UsageError(
             f"Unknown task {config.task!r}: expected SUITE_NAME with a suite of "
-            f"{', '.join(SUITES)}; the nearest is {_nearest(suite, SUITES, 1)}."
+            f"{', '.join(SUITES)}; the nearest is {nearest(suite, SUITES, 1)}."
         )
     seed = derive_seed(seed, train)
     return finish(SUITES[suite](name, config, seed, train), config, seed)
@@ -109,7 +109,7 @@ def _make_toy(name: str, config: Any, seed: int, train: bool) -> Any:
     elif name == "reach":
         env = ToyReach(seed, _sees_image(config), config.render_size)
     else:
-        near = _nearest(name, ["catch", "reach"], 1)
+        near = nearest(name, ["catch", "reach"], 1)
         raise UsageError(f"Unknown toy {name!r}: did you mean toy_{near}?")
     return ActionRepeat(env, config.action_repeat)
 
@@ -127,7 +127,7 @@ def _make_dmc(name: str, config: Any, seed: int, train: bool) -> Any:
 
 def _make_crafter(name: str, config: Any, seed: int, train: bool) -> Any:
     if name not in ("reward", "noreward"):
-        near = _nearest(name, ["reward", "noreward"], 1)
+        near = nearest(name, ["reward", "noreward"], 1)
         raise UsageError(f"Unknown task crafter_{name}: did you mean crafter_{near}?")
     if config.action_repeat != 1:
         raise UsageError("Crafter holds no action: use --action_repeat 1.")
@@ -178,7 +178,7 @@ def _gym_made(name: str, **options: Any) -> gymnasium.Env:
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(f"{name} needs a package that is missing: {error}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        near = _nearest(name, gymnasium.registry, 3)
+        near = nearest(name, gymnasium.registry, 3)
         raise UsageError(
             f"Gymnasium has no environment {name!r}: the nearest are {near}."
         ) from error
@@ -205,7 +205,3 @@ def _sees_image(config: Any) -> bool:
 def _asks_for_image(config: Any) -> bool:
     """Whether the encoder's pattern names the image, rather than taking anything."""
     return _sees_image(config) and not re.match(config.encoder.cnn_keys, "~")
-
-
-def _nearest(name: str, names: Iterable[str], count: int) -> str:
-    return ", ".join(difflib.get_close_matches(name, list(names), count, cutoff=0.0))

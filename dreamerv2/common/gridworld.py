@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.names import letters, nearest_spelt
 from dreamerv2.common.resize import AreaResize
 from dreamerv2.common.suites import require
 from dreamerv2.common.wrappers import signal_spaces, with_signals
@@ -109,17 +109,12 @@ def find_grid(name: str) -> str:
     for full in sorted(ids, key=lambda i: gymnasium.spec(i).version or 0):
         short = re.sub("-v[0-9]+$", "", full)
         for spelling in (full, short):
-            known[_letters(spelling)] = full
-            known[_letters(spelling.removeprefix("MiniGrid-"))] = full
-    if _letters(name) not in known:
-        near = difflib.get_close_matches(_letters(name), known, 9, cutoff=0.0)
-        near = ", ".join(list(dict.fromkeys(known[k] for k in near))[:3])
+            known[letters(spelling)] = full
+            known[letters(spelling.removeprefix("MiniGrid-"))] = full
+    if letters(name) not in known:
+        near = nearest_spelt(name, known)
         raise UsageError(f"Unknown MiniGrid task {name!r}: the nearest are {near}.")
-    return known[_letters(name)]
-
-
-def _letters(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
+    return known[letters(name)]
 
 
 def _make(name: str) -> gymnasium.Env:

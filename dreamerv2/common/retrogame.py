@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.names import letters, nearest_spelt
 from dreamerv2.common.resize import AreaResize
 from dreamerv2.common.suites import require
 from dreamerv2.common.wrappers import signal_spaces, with_signals
@@ -115,13 +115,8 @@ def find_game(name: str) -> str:
     known: dict[str, str] = {}
     # Sorted, so that the last version wins where it is left out.
     for game in sorted(games):
-        known[_letters(game)] = known[_letters(re.sub("-v[0-9]+$", "", game))] = game
-    if _letters(name) not in known:
-        near = difflib.get_close_matches(_letters(name), known, 9, cutoff=0.0)
-        near = ", ".join(list(dict.fromkeys(known[k] for k in near))[:3])
+        known[letters(game)] = known[letters(re.sub("-v[0-9]+$", "", game))] = game
+    if letters(name) not in known:
+        near = nearest_spelt(name, known)
         raise UsageError(f"Unknown game retro_{name}: the nearest are {near}.")
-    return known[_letters(name)]
-
-
-def _letters(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
+    return known[letters(name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
@@ -11,6 +10,7 @@ from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common import rendering
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.names import nearest
 from dreamerv2.common.wrappers import signal_spaces, with_signals
 
 
@@ -220,8 +220,7 @@ def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
 
 def _check_name(name: str, names: Any) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name, list(names), 3, cutoff=0.0)
-        near = ", ".join(f"dmc_{n}" for n in near)
+        near = nearest(f"dmc_{name}", [f"dmc_{n}" for n in names])
         raise UsageError(f"Unknown task 'dmc_{name}': the nearest are {near}.")
 
 

@@ -14,6 +14,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logdir import changes
+from dreamerv2.common.names import letters
 from dreamerv2.common.runs import find_runs, natural
 from dreamerv2.common.scores import load_published
 
@@ -80,9 +81,9 @@ def task_of(game: str) -> str:
     """The task of a game, as the published figures call it: Space Invaders ->
     atari_space_invaders. Raises UsageError for a game that there is not."""
     rom = find_rom(game.removeprefix("atari_"))
-    known = {_letters(task): task for task in load_published()}
+    known = {letters(task): task for task in load_published()}
     name = f"atari_{Path(rom).stem}"
-    return known.get(_letters(name), name)
+    return known.get(letters(name), name)
 
 
 def make_methods(
@@ -216,7 +217,3 @@ def merge(asked: Sequence[Job], found: Sequence[Job]) -> list[Job]:
 
 def _presets_end(flags: Sequence[str]) -> int:
     return next((i for i, x in enumerate(flags) if "=" in x), len(flags))
-
-
-def _letters(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
