@@ -36,6 +36,7 @@ from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
+from dreamerv2.common.profiling import costs, format_cost
 
 SIZES = {"cpu": (768, 1536, 3072), "cuda": (4096, 8192)}  # Of square matrices.
 
@@ -187,25 +188,6 @@ def trace(agent: Agent, batch: Any, state: Any, rows: int) -> dict[str, Any]:
     return found
 
 
-def costs(averages: Any, cuda: bool, rows: int) -> list[dict[str, Any]]:
-    """The operations that take the most time themselves, without those they call."""
-
-    def micros(event: Any) -> float:
-        return event.self_device_time_total if cuda else event.self_cpu_time_total
-
-    total = sum(micros(event) for event in averages) or 1.0
-    ordered = sorted(averages, key=micros, reverse=True)[:rows]
-    return [
-        {
-            "operation": event.key,
-            "calls": event.count,
-            "seconds": micros(event) / 1e6,
-            "share": micros(event) / total,
-        }
-        for event in ordered
-    ]
-
-
 def wait(device: torch.device) -> None:
     """Until the device has done all it was given."""
     if device.type == "cuda":  # Not run without a GPU.
@@ -253,10 +235,7 @@ def show(result: dict[str, Any]) -> None:
     if "kernels_launched" in result:
         print(f"{result['kernels_launched']} kernels launched")
     for cost in result.get("costs", ()):
-        print(
-            f"{cost['share']:7.1%} {cost['seconds']:9.4f} s {cost['calls']:7} x  "
-            f"{cost['operation']}"
-        )
+        print(format_cost(cost))
 
 
 if __name__ == "__main__":

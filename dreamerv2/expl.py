@@ -162,9 +162,10 @@ class Plan2Explore(Seeker):
 
     disag_models heads predict disag_target, disag_offset steps ahead, from the
     features (and, with disag_action_cond, the action that led to them, as in the
-    reference). The reward is the standard deviation over the heads, meaned over
-    dimensions, normed and scaled by expl_intr_scale; plus, with expl_extr_scale,
-    the normed reward of the task.
+    reference; with disag_action_next, the one that follows them, as in the paper, so
+    that what an action does is no chance to the heads). The reward is the standard
+    deviation over the heads, meaned over dimensions, normed and scaled by
+    expl_intr_scale; plus, with expl_extr_scale, the normed reward of the task.
 
     With disag_mask_seams, pairs whose target lies in another episode than their
     input are left out of the loss; the reference keeps them.
@@ -197,6 +198,11 @@ class Plan2Explore(Seeker):
                 f"disag_offset {config.disag_offset} must be less than dataset.length "
                 f"{config.dataset.length}: there would be no pairs to learn from."
             )
+        if config.disag_action_next and not config.disag_offset:
+            raise UsageError(
+                "disag_action_next tells the heads the action that leads to the next "
+                "state, so it needs a disag_offset of 1 or more."
+            )
         inputs = wm.feat_size + (wm.action_size if config.disag_action_cond else 0)
         size = sizes[config.disag_target]
         heads = [
@@ -223,10 +229,11 @@ class Plan2Explore(Seeker):
             "deter": start["deter"],
             "feat": outs["feat"],
         }[self.config.disag_target].detach()
-        inputs = outs["feat"].detach()
-        if self.config.disag_action_cond:
-            inputs = torch.cat([inputs, data["action"].to(inputs.dtype)], -1)
         offset = self.config.disag_offset
+        inputs, action = outs["feat"].detach(), data["action"]
+        if self.config.disag_action_next:  # The last one's lies beyond the batch, and
+            action = action.roll(-1, 1)  # so does its target.
+        inputs = self._inputs(inputs, action)
         mask = torch.ones_like(inputs[..., 0])
         if offset:
             if self.config.disag_mask_seams:
@@ -238,6 +245,12 @@ class Plan2Explore(Seeker):
         return -sum(
             (head(inputs).log_prob(target) * mask).sum() / total for head in self.heads
         )
+
+    def _inputs(self, feat: Tensor, action: Tensor) -> Tensor:
+        """What the heads see."""
+        if not self.config.disag_action_cond:
+            return feat
+        return torch.cat([feat, action.to(feat.dtype)], -1)
 
     @staticmethod
     def _same_episode(is_first: Tensor, offset: int) -> Tensor:
@@ -252,11 +265,16 @@ class Plan2Explore(Seeker):
         logarithm) over the dream, with ``normed_`` after the norm and before the scale;
         ``extr_reward_``.. of the task's reward if it counts.
         """
-        inputs = seq["feat"]
-        if self.config.disag_action_cond:
-            inputs = torch.cat([inputs, seq["action"].to(inputs.dtype)], -1)
+        feat, action = seq["feat"], seq["action"]
+        if self.config.disag_action_next:
+            feat, action = feat[:-1], action[1:]
+        inputs = self._inputs(feat, action)
         preds = torch.stack([head(inputs).mode() for head in self.heads])
         disag = preds.std(0, correction=0).mean(-1)
+        if self.config.disag_action_next:
+            # The reward of what an action leads to. What led to the first state is not
+            # in the dream: it counts like the second.
+            disag = torch.cat([disag[:1], disag])
         if self.config.disag_log:
             disag = torch.log(disag + 1e-8)  # Heads may agree to the last bit.
         intr, norms = self.intr_rewnorm(disag)

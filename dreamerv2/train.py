@@ -39,6 +39,7 @@ from dreamerv2.common.memory import warn_if_too_big
 from dreamerv2.common.noise import Noise
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
 from dreamerv2.common.outputs import make_outputs
+from dreamerv2.common.profiling import UpdateProfile
 from dreamerv2.common.progress import progress
 from dreamerv2.common.recorded import (
     episode_spaces,
@@ -119,6 +120,7 @@ class Run:
         self.evaluated = -1  # Step of the last evaluation.
         self.bar = None
         self.timer = Timer()
+        self.profile = UpdateProfile(config.profile, self.logdir)
         self.metrics = RunningMeans()  # Of the updates since the last log.
         self.watch = Watch(config.nan_patience, self.logdir)
         self.make_when()
@@ -200,7 +202,8 @@ class Run:
             number = 0 if offline else number
             envs = Environments(config, number, train, restarts, make)
             self.stack.callback(envs.close)
-            made += [envs, Driver(envs.envs, envs.replace)]
+            timer = self.timer if train else None  # An evaluation is timed as one.
+            made += [envs, Driver(envs.envs, envs.replace, timer)]
         self.train_envs, self.train_driver, self.eval_envs, self.eval_driver = made
         if offline:
             recorded = find_episodes(self.logdir if self.resumed else config.offline)
@@ -289,7 +292,7 @@ class Run:
         """One update of the agent. Does not wait for the device."""
         with self.timer("data"):
             batch = next(self.dataset)
-        with self.timer("update"):
+        with self.timer("update"), self.profile:
             metrics = self.train_agent(batch)
         self.watch.add(metrics, batch)
         if self.config.log_every:

@@ -182,6 +182,26 @@ def test_the_predictors_see_features_and_if_asked_the_action_that_led_there(cond
     torch.testing.assert_close(expl.reward(seq)[0], disag)
 
 
+def test_the_predictors_can_be_told_the_action_that_follows_the_state():
+    agent = explorer(changes={"disag_action_next": True, "disag_mask_seams": False})
+    post, outs, data = observed(agent)
+    expl = agent.expl_behavior
+    # The action of index t led to the state of index t.
+    inputs = torch.cat([outs["feat"][:, :-1], data["action"][:, 1:]], -1)
+    target = post["stoch"].flatten(2)[:, 1:]
+    expected = -sum(head(inputs).log_prob(target).mean() for head in expl.heads)
+    torch.testing.assert_close(expl.predictor_loss(post, outs, data), expected)
+    seq = dream(agent)
+    inputs = torch.cat([seq["feat"][:-1], seq["action"][1:]], -1)
+    preds = torch.stack([head(inputs).mode() for head in expl.heads])
+    disag = preds.std(0, correction=0).mean(-1)
+    reward, _ = expl.reward(seq)
+    torch.testing.assert_close(reward[1:], disag)
+    assert torch.equal(reward[0], reward[1])
+    with pytest.raises(UsageError, match="it needs a disag_offset of 1 or more"):
+        explorer(changes={"disag_action_next": True, "disag_offset": 0})
+
+
 #            t     0  1  2  3  4  5  6  7
 IS_FIRST = [
     [True, False, False, False, False, False, False, False],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.other import Timer
 
 # Given the index of an environment and its error: one that takes its place.
 Replace = Callable[[int, Exception], Any]
@@ -39,11 +41,19 @@ class Driver:
     unfinished episode is dropped, and `replace` gives the environment that goes on in
     its place; what that raises leaves. Without `replace`, it is a RuntimeError that
     names the environment.
+
+    A `timer` is told how long is waited for the environments, by the name of `env`.
     """
 
-    def __init__(self, envs: Sequence[Any], replace: Replace | None = None):
+    def __init__(
+        self,
+        envs: Sequence[Any],
+        replace: Replace | None = None,
+        timer: Timer | None = None,
+    ):
         self._envs = list(envs)
         self._replace = replace or _refuse
+        self._timer = timer or (lambda name: contextlib.nullcontext())
         self._act_spaces = [dict(env.act_space) for env in self._envs]
         self._on_step: list[Callable[..., Any]] = []
         self._on_reset: list[Callable[..., Any]] = []
@@ -126,7 +136,8 @@ class Driver:
         while ended := [
             i for i in active if not self._obs[i] or self._obs[i]["is_last"]
         ]:
-            observed = self._gather({i: (self._envs[i].reset, ()) for i in ended})
+            with self._timer("env"):
+                observed = self._gather({i: (self._envs[i].reset, ()) for i in ended})
             for i, ob in observed.items():
                 self._obs[i] = ob
                 spaces = self._act_spaces[i].items()
@@ -153,7 +164,8 @@ class Driver:
         Returns the indices of those that made it.
         """
         calls = {i: (self._envs[i].step, (actions[i],)) for i in active}
-        observed = self._gather(calls)
+        with self._timer("env"):
+            observed = self._gather(calls)
         for i, ob in observed.items():
             self._obs[i] = ob
             tran = _transition(ob, actions[i])

@@ -9,7 +9,7 @@ from dreamerv2.common.errors import UsageError
 AT_LEAST = {
     **dict.fromkeys("seed train_every log_every eval_every save_every".split(), 0),
     **dict.fromkeys("steps prefill pretrain time_limit layers".split(), 0),
-    **dict.fromkeys("env_restarts env_timeout".split(), 0),
+    **dict.fromkeys("env_restarts env_timeout profile".split(), 0),
     "nan_patience": 1,
     **dict.fromkeys("envs eval_eps action_repeat render_size batch".split(), 1),
     **dict.fromkeys("ensemble hidden deter stoch units mlp_layers".split(), 1),
