@@ -222,7 +222,8 @@ def run(
         f"{'passed' if passed else 'FAILED'}",
         flush=True,
     )
-    if process.returncode not in (0, 128 + signal.SIGTERM):
+    # Of its own accord, or by our signal, of which it may not have known yet.
+    if process.returncode not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
         print((folder / "output.txt").read_text()[-2000:], file=sys.stderr)
     return {
         "task": name,
@@ -285,7 +286,7 @@ def table(results: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return "\n".join(["", *lines])
+    return "\n".join(["", *(line.rstrip() for line in lines)])
 
 
 if __name__ == "__main__":
