@@ -80,8 +80,7 @@ REACH = f"""
 """
 
 # Environments that are not ours: 20 episodes in each evaluation. Vectors, and still
-# smaller networks, so that there are more updates in the same time. Gaussian latents
-# carry numbers more simply than categorical ones.
+# smaller networks, so that there are more updates in the same time.
 GYM = f"""
 {_networks(64)} {_vectors(64)} {FAST}
 --eval_eps 20 --logger none --log_every 2000
@@ -89,10 +88,9 @@ GYM = f"""
 --loss_scales.kl 0.1
 """
 
-# Falling ends the episode, so what is learned is the discount. The angle is so small a
-# number that a KL that weighs more would hide it. With a lower discount the cart drifts
-# out of the world, which takes hundreds of steps. Episodes are worth learning from
-# before they end.
+# Falling ends the episode, so what is learned is the discount. A lower one than 0.99
+# teaches to balance while the cart drifts to the edge. The KL weighs little, as the
+# angles that count are small numbers. Episodes are worth learning from before they end.
 CARTPOLE = """
 --rssm.stoch 16 --rssm.discrete 0 --eval_every 1000
 --replay.minlen 5 --replay.ongoing True --discount 0.99
@@ -100,8 +98,8 @@ CARTPOLE = """
 --loss_scales.kl 0.0005 --loss_scales.discount 5 --model_opt.eps 1e-7
 """
 
-# Rewards of -16 to 0 in each of 200 steps. Gradients through dreams of more than a
-# second explode, as the upright pendulum is unstable.
+# Rewards of -16 to 0 in each of 200 steps. Dreams are of a second: the upright pendulum
+# is unstable, so gradients grow with their length.
 PENDULUM = f"""
 {ENDLESS} --action_repeat 2 --eval_every 500
 --rssm.stoch 16 --rssm.discrete 0 --discount 0.97 --replay.minlen 16
