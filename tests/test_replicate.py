@@ -167,7 +167,7 @@ def test_flags_behind_the_dashes_go_to_every_run(tmp_path):
         ("--games bxing", "the nearest are boxing"),
         ("--games pong --frames 0", "expected more than 0, not '0'"),
         ("--games pong --configs atarii", "did you mean atari?"),
-        ("--games pong -- --prefil 3", "did you mean --prefill?"),
+        ("--games pong -- --prefil 3", "did you mean --prefill or --profile?"),
         ("--games pong -- --seed 3", "use --seeds"),
         ("--games pong --configs atari --configs atari", "have one name"),
         ("--games pong --jobs 0", "expected 1 or more"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.other import Timer
+
+if TYPE_CHECKING:  # It loads torch, which a process of an environment does without.
+    from dreamerv2.common.other import Timer
 
 # Given the index of an environment and its error: one that takes its place.
 Replace = Callable[[int, Exception], Any]
