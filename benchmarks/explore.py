@@ -22,7 +22,6 @@ Needs the package minigrid: pip install "dreamerv2-torch[minigrid]".
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +36,13 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
 import dreamerv2.api as dv2
-from dreamerv2.common.benchmark import circumstances, count_cores, make_parser
+from dreamerv2.common.benchmark import (
+    circumstances,
+    count_cores,
+    make_parser,
+    run_process,
+)
+from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.suites import require
 
 TASK = "MiniGrid-MultiRoom-N4-S5-v0"
@@ -84,7 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "distinct_positions": len({state[0] for state in states}),
     }
     print(f"{TASK}, layout {LAYOUT}: {describe(total)} within an episode's reach.")
-    runs = run_all(args)
+    try:
+        runs = run_all(args)
+    except dv2.RunFailed as error:
+        print(f"explore.py: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     print_table(runs, total)
     passed = compare(runs)
     if args.json:
@@ -115,19 +127,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The results of all runs, each of which prints a line when it ends."""
     pairs = [(behavior, seed) for seed in args.seeds for behavior in args.behaviors]
-    with ExitStack() as stack:
+    with StopSignals() as signals, ExitStack() as stack:
         logdir = args.logdir or Path(stack.enter_context(TemporaryDirectory()))
         pool = stack.enter_context(ThreadPoolExecutor(args.jobs))
-        return list(pool.map(lambda pair: run(*pair, logdir, args), pairs))
+        return list(pool.map(lambda pair: run(*pair, logdir, args, signals), pairs))
 
 
 def run(
-    behavior: str, seed: int, logdir: Path, args: argparse.Namespace
+    behavior: str,
+    seed: int,
+    logdir: Path,
+    args: argparse.Namespace,
+    signals: StopSignals,
 ) -> dict[str, Any]:
     """One run in a process of its own.
 
-    Raises RunFailed with the end of what it printed if it did not end well.
+    Raises RunFailed with the end of what it printed if it did not end well, and Stopped
+    if the script was told to stop.
     """
+    signals.check()
     folder = logdir / behavior / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--run", behavior, str(seed)]
@@ -135,10 +153,9 @@ def run(
     threads = max(1, count_cores() // args.jobs)
     env = {"OMP_NUM_THREADS": str(threads), **os.environ}
     start = time.time()
-    with (folder / "output.txt").open("w") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, env=env)
-    if done.returncode:
-        text = (folder / "output.txt").read_text()
+    output = folder / "output.txt"
+    if run_process(command, output, env, signals.check):
+        text = output.read_text()
         raise dv2.RunFailed(f"{behavior} with seed {seed} failed:\n{text[-2000:]}")
     result = json.loads((folder / "visits.json").read_text())
     minutes = round((time.time() - start) / 60, 2)

@@ -23,27 +23,27 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from learns_settings import SUITES, Task
 
-from dreamerv2.common.benchmark import circumstances
+from dreamerv2.common.benchmark import circumstances, run_process
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.other import RandomAgent
 from dreamerv2.common.scores import load_reference_episodes
+from dreamerv2.common.signals import Stopped, StopSignals
 
 MINUTES = {"toy": 10, "gym": 10, "reference": 60}  # For each run.
 NOTHING = (0, float("nan"))  # Step and return before there is an evaluation.
@@ -97,17 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"goal {goal.value:.4g}" if goal.best is None else f"best {goal.best:.2f}"
         )
         print(f"{name}: random {goal.random:.2f}, {best}", flush=True)
-    logdir = args.logdir or Path(tempfile.mkdtemp(prefix="learns-"))
-    pairs = [(name, seed) for name in tasks for seed in args.seeds]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(
-            pool.map(
-                lambda pair: run(*pair, tasks[pair[0]], goals[pair[0]], args, logdir),
-                pairs,
-            )
-        )
-    if not args.logdir:
-        shutil.rmtree(logdir)
+    try:
+        results = run_all(tasks, goals, args)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     if args.suite != "toy":
         print(table(results))
     if args.json:
@@ -144,6 +138,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.minutes is None:
         args.minutes = MINUTES[args.suite]
     return args
+
+
+def run_all(
+    tasks: dict[str, Task], goals: dict[str, Goal], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The results of all runs; raises Stopped, with none left running, if told to."""
+    pairs = [(name, seed) for name in tasks for seed in args.seeds]
+    with StopSignals() as signals, ExitStack() as stack:
+        logdir = args.logdir or Path(stack.enter_context(TemporaryDirectory()))
+        pool = stack.enter_context(ThreadPoolExecutor(args.jobs))
+
+        def one(pair: tuple[str, int]) -> dict[str, Any]:
+            signals.check()
+            name, seed = pair
+            return run(name, seed, tasks[name], goals[name], args, logdir, signals)
+
+        return list(pool.map(one, pairs))
 
 
 def measure_goal(name: str, task: Task, share: float) -> Goal:
@@ -195,6 +206,7 @@ def run(
     goal: Goal,
     args: argparse.Namespace,
     logdir: Path,
+    signals: StopSignals,
 ) -> dict[str, Any]:
     """Trains until an evaluation is good enough, or steps or time are up."""
     folder = logdir / name / str(seed)
@@ -206,16 +218,16 @@ def run(
     if args.jobs > 1:  # Threads that wait for each other's core are slower than one.
         env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
     start = time.time()
-    with (folder / "output.txt").open("a") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
-        try:
-            step, value = wait(process, folder, task, goal, start + 60 * args.minutes)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
+
+    def over() -> bool:
+        signals.check()
+        late = time.time() > start + 60 * args.minutes
+        return late or (not task.steps and reached(folder, task, goal)[1] >= goal.value)
+
+    code = run_process(command, folder / "output.txt", env, over)
+    step, value = reached(folder, task, goal)
     minutes = (time.time() - start) / 60
-    done = process.returncode == 0 or not task.steps
-    passed = done and value >= goal.value
+    passed = (code == 0 or not task.steps) and value >= goal.value
     print(
         f"{name} seed {seed}: return {value:.2f} after {step} steps and "
         f"{minutes:.1f} minutes, {goal.describe(value)}: "
@@ -223,7 +235,7 @@ def run(
         flush=True,
     )
     # Of its own accord, or by our signal, of which it may not have known yet.
-    if process.returncode not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
+    if code not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
         print((folder / "output.txt").read_text()[-2000:], file=sys.stderr)
     return {
         "task": name,
@@ -236,27 +248,18 @@ def run(
     }
 
 
-def wait(
-    process: subprocess.Popen, folder: Path, task: Task, goal: Goal, end: float
-) -> tuple[int, float]:
+def reached(folder: Path, task: Task, goal: Goal) -> tuple[int, float]:
     """Step and return of the first evaluation that is good enough, or of the last.
 
-    With task.steps: of the last ten training episodes, when the run has ended.
+    With task.steps: of the last ten training episodes.
     """
-    while True:
-        over = process.poll() is not None or time.time() > end
-        if task.steps:
-            found = curve(folder, "train_return")
-            value = float(np.mean([value for _, value in found[-10:] or [NOTHING]]))
-        else:
-            found = curve(folder, "eval_return")
-            good = [i for i, (_, value) in enumerate(found) if value >= goal.value]
-            found = found[: good[0] + 1] if good else found
-            value = (found or [NOTHING])[-1][1]
-            over = over or bool(good)
-        if over:
-            return (found or [NOTHING])[-1][0], value
-        time.sleep(1)
+    if task.steps:
+        found = curve(folder, "train_return")
+        value = np.mean([value for _, value in found[-10:] or [NOTHING]])
+        return (found or [NOTHING])[-1][0], float(value)
+    found = curve(folder, "eval_return")
+    good = [point for point in found if point[1] >= goal.value]
+    return (good[:1] or found[-1:] or [NOTHING])[0]
 
 
 def curve(folder: Path, key: str) -> list[tuple[int, float]]:

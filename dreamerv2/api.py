@@ -3,12 +3,8 @@
     import gymnasium
     import dreamerv2.api as dv2
 
-    config = dv2.defaults.update({
-        "logdir": "~/logdir/cartpole",
-        "steps": 5e4,
-        "encoder.cnn_keys": "$^",
-        "decoder.cnn_keys": "$^",
-    }).parse_flags()
+    config = dv2.defaults.update(dv2.presets["gym"])
+    config = config.update(logdir="~/logdir/cartpole", steps=3e4).parse_flags()
 
     dv2.train(lambda: gymnasium.make("CartPole-v1"), config)
 
@@ -33,7 +29,7 @@ from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
 from dreamerv2.common.given import GivenEnvs, is_maker, prepare_env
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.logdir import Logdir, load_config
+from dreamerv2.common.logdir import Logdir, config_of_run
 from dreamerv2.common.logger import Output
 from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.torchutils import resolve_device
@@ -122,10 +118,7 @@ def load(logdir: str | Path, env: Any = None, **changes: Any) -> "Player":
     path = logdir / "config.yaml"
     if not path.is_file():
         raise UsageError(f"There is no run in {logdir}: it has no config.yaml.")
-    # A run of an earlier version may lack keys, or have more.
-    found = load_config(path).flat
-    config = defaults.update({k: v for k, v in found.items() if k in defaults})
-    config = config.update({"jit": False, **changes})
+    config = config_of_run(path, defaults).update({"jit": False, **changes})
     check_limits(config)
     saved = read_agent(logdir, resolve_device(config.device))
     if env is None:

@@ -41,12 +41,7 @@ from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Ti
 from dreamerv2.common.outputs import make_outputs
 from dreamerv2.common.profiling import UpdateProfile
 from dreamerv2.common.progress import progress
-from dreamerv2.common.recorded import (
-    episode_spaces,
-    find_episodes,
-    load_episode,
-    take_in,
-)
+from dreamerv2.common.recorded import recorded_spaces, take_in
 from dreamerv2.common.reference import parameters
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.runstate import Moment, RunState, World
@@ -198,7 +193,8 @@ class Run:
         count = min(config.envs, config.eval_eps)
         self.eval_episodes_per_env = -(-config.eval_eps // count)
         made = []
-        for number, train in ((config.envs, True), (count * evaluates, False)):
+        numbers = {True: config.envs, False: count if evaluates else 0}
+        for train, number in numbers.items():
             number = 0 if offline else number
             envs = Environments(config, number, train, restarts, make)
             self.stack.callback(envs.close)
@@ -206,8 +202,8 @@ class Run:
             made += [envs, Driver(envs.envs, envs.replace, timer)]
         self.train_envs, self.train_driver, self.eval_envs, self.eval_driver = made
         if offline:
-            recorded = find_episodes(self.logdir if self.resumed else config.offline)
-            self.spaces = episode_spaces(load_episode(recorded[0]))
+            folder = self.logdir if self.resumed else config.offline
+            self.spaces = recorded_spaces(folder)
         else:
             env = self.train_envs.envs[0]
             self.spaces = env.obs_space, env.act_space

@@ -54,13 +54,22 @@ def environment():
 
 def train(*flags, command=SCRIPT, cwd=None):
     """A run in a process of its own."""
+    return _subprocess([*command, *flags], cwd)
+
+
+def run_script(path, *flags, cwd=None):
+    """Another script, in a process of its own."""
+    return _subprocess([sys.executable, path, *flags], cwd)
+
+
+def _subprocess(command, cwd):
     done = subprocess.run(
-        [*command, *map(str, flags)],
+        [*map(str, command)],
         cwd=cwd,
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=2 * PATIENCE,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -83,11 +92,14 @@ def train_here(*flags):
 class Running:
     """A run in the background, to be sent signals, that ends with its context."""
 
-    def __init__(self, folder, *flags):
+    def __init__(self, folder, *flags, command=SCRIPT):
         self._out, self._err = folder / "out.txt", folder / "err.txt"
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = subprocess.Popen(
-                [*SCRIPT, *map(str, flags)], env=environment(), stdout=out, stderr=err
+                [*command, *map(str, flags)],
+                env=environment(),
+                stdout=out,
+                stderr=err,
             )
 
     def __enter__(self):

@@ -171,9 +171,24 @@ class Broken(Corridor):
         raise OSError("the cable is out")
 
 
-def test_a_broken_environment_that_was_given_cannot_be_made_anew(tmp_path):
-    with pytest.raises(dv2.UsageError, match="cannot be made anew"):
+def test_a_broken_environment_that_was_given_ends_the_run_with_its_error(tmp_path):
+    told = r"own_Broken\) failed \(OSError: the cable is out\) after 0 restarts"
+    with pytest.raises(dv2.RunFailed, match=told):
         dv2.train(Broken(), config(tmp_path))
+    log = (tmp_path / "env_errors.log").read_text()
+    assert "the cable is out" in log and "Traceback" in log
+
+
+def test_a_function_is_asked_again_for_an_environment_that_broke(tmp_path, capsys):
+    made = []
+
+    def make():
+        made.append(Broken() if not made else Corridor())
+        return made[-1]
+
+    dv2.train(make, config(tmp_path))
+    assert len(made) == 3  # Training, evaluation, and training again.
+    assert "restart 1 of 10" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """The examples run as they are, from any folder, with fewer steps."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from run_tools import environment
+from run_tools import ok, run_script
 
 FOLDER = Path(__file__).parent.parent / "examples"
 
@@ -17,18 +15,11 @@ SHORT = (
 
 
 def example(name, *arguments, folder):
-    return subprocess.run(
-        [sys.executable, FOLDER / name, *map(str, arguments)],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    return run_script(FOLDER / name, *arguments, cwd=folder)
 
 
 def run(name, tmp_path, *flags):
-    done = example(name, *SHORT, "--logdir", tmp_path, *flags, folder=tmp_path)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    ok(example(name, *SHORT, "--logdir", tmp_path, *flags, folder=tmp_path))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     found = {key for line in lines for key in json.loads(line)}
     assert {"train_return", "eval_return", "model_loss", "actor_loss"} <= found
@@ -36,9 +27,8 @@ def run(name, tmp_path, *flags):
 
 def test_cartpole_trains_and_its_agent_acts(tmp_path):
     run("cartpole.py", tmp_path)
-    done = example("act.py", tmp_path, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    returns = [line.split() for line in done.stdout.splitlines()]
+    done = ok(example("act.py", tmp_path, folder=tmp_path))
+    returns = [line.split() for line in done.out.splitlines()]
     assert [words[0] for words in returns] == ["Return"] * 5
     assert all(8 <= float(words[1]) <= 500 for words in returns)
 
@@ -55,5 +45,5 @@ def test_minigrid_trains_from_pixels(tmp_path):
 
 def test_a_wrong_flag_of_an_example_gets_a_sentence(tmp_path):
     done = example("cartpole.py", "--stepz", 10, folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "cartpole.py: Unknown flag '--stepz'; did you mean --steps?\n"
+    assert done.code == 2
+    assert done.err == "cartpole.py: Unknown flag '--stepz'; did you mean --steps?\n"

@@ -1,13 +1,11 @@
 """The benchmark of exploration counts what was reached, and says who reached more."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_tools import environment, episodes
+from run_tools import episodes, run_script
 
 pytest.importorskip("minigrid")
 import gymnasium  # noqa: E402
@@ -22,13 +20,8 @@ SMALL = [
 
 def explore(*flags):
     """Runs the benchmark in a process of its own. Returns exit code and output."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, flags)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, done.stdout + done.stderr
+    done = run_script(SCRIPT, *flags)
+    return done.code, done.out + done.err
 
 
 @pytest.fixture(scope="module")

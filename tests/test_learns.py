@@ -1,12 +1,13 @@
 """The agent learns: a shorter run of benchmarks/learns.py."""
 
+import contextlib
 import json
 import re
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
-from run_tools import environment
+from run_tools import Running, run_script
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "learns.py"
@@ -14,13 +15,8 @@ SCRIPT = ROOT / "benchmarks" / "learns.py"
 
 def learns(*flags):
     """Runs the benchmark in a process of its own. Returns exit code and output."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, flags)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, done.stdout + done.stderr
+    done = run_script(SCRIPT, *flags)
+    return done.code, done.out + done.err
 
 
 def test_dreams_teach_to_reach_a_target_most_of_the_way_to_the_best_return(tmp_path):
@@ -70,6 +66,26 @@ def test_the_goals_of_the_reference_suite_are_the_reference_s_last_ten_episodes(
         episodes = [row.split(",") for row in rows if row.startswith(task)]
         last = [float(x[3]) for x in episodes if int(x[2]) <= steps][-10:]
         assert f", goal {sum(last) / 10:.4g}\n" in output
+
+
+def test_a_benchmark_that_is_told_to_stop_leaves_no_run_behind(tmp_path):
+    flags = ("--tasks", "toy_catch", "--seeds", 1, 2, "--logdir", tmp_path)
+    started = tmp_path / "toy_catch" / "1" / "config.yaml"
+    command = (sys.executable, SCRIPT)
+    with Running(tmp_path, *flags, command=command) as running:
+        running.wait_until(started.exists)
+        running.send(signal.SIGTERM)
+        result = running.result()
+    assert result.code == 128 + signal.SIGTERM
+    assert result.err == "Stopped by SIGTERM.\n"
+    assert "FAILED" not in result.out
+    # The run that was going has ended, and the next one was not begun.
+    output = (started.parent / "output.txt").read_text()
+    assert "SIGTERM" in output and "Traceback" not in output
+    assert not (tmp_path / "toy_catch" / "2").exists()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            assert str(tmp_path) not in (folder / "cmdline").read_text()
 
 
 def test_a_task_of_another_suite_is_refused_by_a_sentence():

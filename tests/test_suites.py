@@ -322,6 +322,7 @@ def test_vectors_are_drawn_only_where_the_encoder_asks_for_an_image():
     assert "image" not in made("cartpole").obs_space
     env = made("cartpole pixels")
     image = env.reset()["image"]
+    env.close()  # Else pygame, left open, would crash the windows of other tests.
     assert image.shape == (64, 64, 3) and image.min() < 128 < image.max()
     gymnasium.register("Undrawn-v0", lambda render_mode=None: Flat())
     try:

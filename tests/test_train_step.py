@@ -1,30 +1,18 @@
 """benchmarks/train_step.py measures what it says."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from run_tools import CATCH, environment
+from run_tools import CATCH, ok, run_script
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "train_step.py"
 
 
-def step(*flags):
-    """Runs the benchmark in a process of its own."""
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, flags)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-
-
 def measured(path, *flags):
-    done = step(*CATCH, "--updates", 2, "--warmup", 1, "--json", path, *flags)
-    assert done.returncode == 0, done.stderr
-    return json.loads(path.read_text()), done.stdout
+    few = "--updates", 2, "--warmup", 1
+    done = ok(run_script(SCRIPT, *CATCH, *few, "--json", path, *flags))
+    return json.loads(path.read_text()), done.out
 
 
 def test_the_figures_of_an_update_fit_together(tmp_path):
@@ -46,8 +34,6 @@ def test_the_figures_of_an_update_fit_together(tmp_path):
 
 
 def test_a_wrong_flag_gets_a_sentence():
-    done = step("--stepz", 3)
-    assert done.returncode == 2
-    assert (
-        done.stderr == "train_step.py: Unknown flag '--stepz'; did you mean --steps?\n"
-    )
+    done = run_script(SCRIPT, "--stepz", 3)
+    assert done.code == 2
+    assert done.err == "train_step.py: Unknown flag '--stepz'; did you mean --steps?\n"

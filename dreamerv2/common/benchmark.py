@@ -5,9 +5,11 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,31 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def run_process(
+    command: Sequence[str],
+    output: Path,
+    env: Mapping[str, str],
+    over: Callable[[], object],
+) -> int:
+    """Runs a command until it ends, or until over() is true or raises.
+
+    Then it is asked to stop by SIGTERM, and waited for. What it prints is added to
+    `output`. Returns its exit code.
+    """
+    with output.open("a") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=env)
+    try:
+        while not over():
+            try:
+                return process.wait(1)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    return process.returncode
 
 
 def circumstances() -> dict[str, Any]:

@@ -156,19 +156,27 @@ def _make_retro(name: str, config: Any, seed: int, train: bool) -> Any:
 
 def _make_gym(name: str, config: Any, seed: int, train: bool) -> Any:
     env = GymWrapper(_gym_made(name), seed=seed)
-    drawn = "image" not in env.obs_space and _asks_for_image(config)
-    if drawn:
-        env = GymWrapper(_gym_made(name, render_mode="rgb_array"), seed=seed)
+    if "image" in env.obs_space or not _asks_for_image(config):
+        env = ActionRepeat(env, config.action_repeat)
+        return ResizeImage(env, config.render_size)
+    env.close()
+    env = GymWrapper(_gym_made(name, render_mode="rgb_array"), seed=seed)
     env = ActionRepeat(env, config.action_repeat)
-    if drawn:
-        try:
-            env = RenderImage(env, size=config.render_size)
-        except (ValueError, NotImplementedError, gymnasium.error.Error) as error:
-            raise UsageError(
-                f"The environment {name} has no image and cannot be rendered to one "
-                f"({error}): choose its vectors by --encoder.cnn_keys '$^'."
-            ) from error
+    try:
+        env = RenderImage(env, size=config.render_size)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise _lacks_package(name, error) from error
+    except (ValueError, NotImplementedError) as error:
+        env.close()
+        raise UsageError(
+            f"The environment {name} has no image and cannot be rendered to one "
+            f"({error}): choose its vectors by --encoder.cnn_keys '$^'."
+        ) from error
     return ResizeImage(env, config.render_size)
+
+
+def _lacks_package(name: str, error: Exception) -> UsageError:
+    return UsageError(f"{name} needs a package that is missing: {error}")
 
 
 def _gym_made(name: str, **options: Any) -> gymnasium.Env:
@@ -176,7 +184,7 @@ def _gym_made(name: str, **options: Any) -> gymnasium.Env:
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise UsageError(f"{name} needs a package that is missing: {error}") from error
+        raise _lacks_package(name, error) from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         near = nearest(name, gymnasium.registry, 3)
         raise UsageError(

@@ -16,7 +16,8 @@ class GivenEnvs:
     """What `train` was given, as the maker of environments that a `Run` calls.
 
     Attributes:
-      config: With the number of environments and a name for the task.
+      config: With the number of environments, a name for the task, and, if there are
+        environments that are made already, no restarts.
       evaluates: Whether there are environments for evaluation.
 
     Raises UsageError for environments that cannot be used so.
@@ -27,12 +28,15 @@ class GivenEnvs:
             evaluation = train
         self.evaluates = evaluation is not None
         self._sources = {True: _source(train), False: _source(evaluation)}
-        ready = [s for s in self._sources.values() if isinstance(s, list)]
-        if config.envs_parallel != "none" and any(ready):
-            raise UsageError(
-                f"envs_parallel is {config.envs_parallel}, but environments were given "
-                "that are made already: give a function that makes one."
-            )
+        sources = self._sources.values()
+        if any(isinstance(source, list) and source for source in sources):
+            if config.envs_parallel != "none":
+                raise UsageError(
+                    f"envs_parallel is {config.envs_parallel}, but environments were "
+                    "given that are made already: give a function that makes one."
+                )
+            # One that is given as it is cannot be made anew.
+            config = config.update(env_restarts=0)
         if isinstance(self._sources[True], list):
             if not self._sources[True]:
                 raise UsageError("The list of environments is empty: give one or more.")
@@ -51,14 +55,8 @@ class GivenEnvs:
         """One environment; those that were given are handed out in their order."""
         source = self._sources[train]
         seed = derive_seed(seed, train)
-        if not isinstance(source, list):
-            return prepare_env(source(), config, seed)
-        if not source:
-            raise UsageError(
-                "An environment failed and cannot be made anew, since it was given as "
-                "it is: give a function that makes one."
-            )
-        return prepare_env(source.pop(0), config, seed)
+        env = source.pop(0) if isinstance(source, list) else source()
+        return prepare_env(env, config, seed)
 
 
 def is_maker(env: Any) -> bool:

@@ -174,6 +174,16 @@ def load_config(path: Path) -> Config:
         ) from error
 
 
+def config_of_run(path: Path, defaults: Config) -> Config:
+    """The config that a run has left, maybe of another version.
+
+    Keys that it lacks are as in `defaults`, and those that it has more are left out.
+    Raises UsageError if it is damaged.
+    """
+    found = load_config(path).flat
+    return defaults.update({k: v for k, v in found.items() if k in defaults})
+
+
 def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ -> (before, after). Not the logdir itself."""
     old, new = before.flat, after.flat

@@ -8,6 +8,7 @@ from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags, parse_config
 from dreamerv2.common.limits import check_limits
+from dreamerv2.common.logdir import config_of_run
 
 SHARED = {
     "headless": (False, "without a window, by --keys alone"),
@@ -62,10 +63,7 @@ def run_config(argv: Sequence[str]) -> Config:
     if not saved.is_file():
         preset = SUITE_PRESETS.get(rough.task.partition("_")[0], "defaults")
         return _checked(parse_config(["--configs", preset, *argv], presets))
-    # Runs of another version may lack keys, or have more.
-    found = Config.read(saved).flat
-    base = defaults.update({k: v for k, v in found.items() if k in defaults})
-    return _checked(Flags(base).parse(argv))
+    return _checked(Flags(config_of_run(saved, defaults)).parse(argv))
 
 
 def _checked(config: Config) -> Config:

@@ -50,12 +50,14 @@ def load_episode(path: str | Path) -> dict[str, np.ndarray]:
 def episode_spaces(arrays: Mapping[str, np.ndarray]) -> Spaces:
     """The observations' and actions' spaces, as far as an episode tells them.
 
-    Actions are one-hot vectors if all in the episode are.
+    Actions are one-hot vectors if all in the episode are, and of more than one number,
+    since a single one may well stay at its bound.
     """
     obs_space = {k: _box(v) for k, v in arrays.items() if k != "action"}
     action = arrays["action"][1:]  # The first is zero.
-    discrete = np.isin(action, (0, 1)).all() and (action.sum(-1) == 1).all()
     size = action.shape[-1]
+    one_hot = np.isin(action, (0, 1)).all() and (action.sum(-1) == 1).all()
+    discrete = one_hot and size > 1
     space = OneHotSpace(size) if discrete else Box(-1, 1, (size,), np.float32)
     return obs_space, {"action": space}
 
@@ -83,6 +85,20 @@ def find_episodes(folder: str | Path) -> list[Path]:
             "the logdir of a run."
         )
     return found
+
+
+def recorded_spaces(folder: str | Path) -> Spaces:
+    """The spaces of the first episode in a folder that can be read.
+
+    Raises UsageError if there is none.
+    """
+    for path in (found := find_episodes(folder)):
+        try:
+            return episode_spaces(load_episode(path))
+        except UsageError:
+            # The replay puts damaged ones aside, and says so.
+            if path == found[-1]:
+                raise
 
 
 def take_in(source: str | Path, target: str | Path) -> int:
