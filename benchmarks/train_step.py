@@ -35,6 +35,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
+from dreamerv2.common.heap import keep_freed_memory
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.profiling import costs, format_cost
 
@@ -68,6 +69,8 @@ def measure(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """Everything about the updates of an agent with this config."""
     spaces = read_spaces(config)
     agent = Agent(config, *spaces, Counter())
+    if agent.device.type == "cpu":
+        keep_freed_memory()  # As train.py does.
     batch = agent.to_tensors(random_batch(config, *spaces))
     flops = count_flops(config, spaces, batch)
     state = None

@@ -26,6 +26,7 @@ from dreamerv2.common.environments import Environments, MakeEnv, Restarts
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.finite import Watch, check_actions
 from dreamerv2.common.flags import parse_config
+from dreamerv2.common.heap import keep_freed_memory
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logdir import Logdir
 from dreamerv2.common.logger import (
@@ -211,6 +212,8 @@ class Run:
 
     def make_agent(self) -> None:
         """The agent, and a second stream of random numbers for it."""
+        if resolve_device(self.config.device).type == "cpu":
+            keep_freed_memory()
         self.agent = Agent(self.config, *self.spaces, self.step)
         if self.config.load and not self.resumed:
             load_weights(self.agent, self.config.load, self.config.load_parts)

@@ -283,7 +283,7 @@ def test_the_report_sees_five_steps_and_dreams_the_others_from_the_actions():
     agent = make_agent()
 
     def model_row(batch):
-        agent.noise = Replayed(4)
+        agent.noise = Replayed(6)
         return agent.report(batch)["openl_image"][:, 8:16]
 
     batch = make_batch(length=9)

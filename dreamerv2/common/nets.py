@@ -1,7 +1,7 @@
 """The networks: encoder, decoder, heads; and, from their own files, the RSSM."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +51,12 @@ class _DenseStack(nn.Module):
         return inputs
 
     def _dense(self, x: Tensor) -> Tensor:
+        batch = x.shape[:-1]
+        x = x.reshape(-1, x.shape[-1])  # So that the maps give no views.
         for i in range(self._dense_layers):
             x = getattr(self, f"dense{i}")(x)
-            x = self._act(getattr(self, f"{self.norm_name}{i}")(x))
-        return x
+            x = self._act_(getattr(self, f"{self.norm_name}{i}")(x))
+        return x.reshape(*batch, -1)
 
 
 class Encoder(_DenseStack):
@@ -92,7 +94,7 @@ class Encoder(_DenseStack):
                 f"image and encoder.mlp_keys '{mlp_keys}' no vector among "
                 f"{describe(shapes)}; choose patterns that match one."
             )
-        self._act = get_act(act)
+        self._act_ = get_act(act, inplace=True)
         self.out_size = 0
         self._cnn_layers = len(cnn_kernels)
         if self.cnn_keys:
@@ -139,8 +141,7 @@ class Encoder(_DenseStack):
         x = to_nchw(images.reshape(-1, *images.shape[-3:]))
         for i in range(self._cnn_layers):
             x = getattr(self, f"conv{i}")(x)
-            x = to_nhwc(x)
-            x = to_nchw(self._act(getattr(self, f"convnorm{i}")(x)))
+            x = norm_act(x, getattr(self, f"convnorm{i}"), self._act_)
         return to_nhwc(x).reshape(*batch, -1)
 
 
@@ -178,6 +179,7 @@ class Decoder(_DenseStack):
             )
         self._shapes = {k: tuple(shapes[k]) for k in (*self.cnn_keys, *self.mlp_keys)}
         self._act = get_act(act)
+        self._act_ = get_act(act, inplace=True)
         self._cnn_layers = len(cnn_kernels)
         if self.cnn_keys:
             self._add_conv(inputs, norm, cnn_depth, cnn_kernels)
@@ -236,12 +238,10 @@ class Decoder(_DenseStack):
     def _cnn(self, features: Tensor) -> Tensor:
         """Features (N, F) -> the joined images (N, H, W, C)."""
         x = from_1x1(self.conv0, self.convin(features))
-        for i in range(self._cnn_layers):
-            if i > 0:
-                x = upsample(getattr(self, f"conv{i}"), x)
-            if i < self._cnn_layers - 1:
-                x = getattr(self, f"convnorm{i}")(to_nhwc(x))
-                x = to_nchw(self._act(x))
+        for i in range(self._cnn_layers - 1):
+            act = self._act_ if i else self._act  # The first x is a view.
+            x = norm_act(x, getattr(self, f"convnorm{i}"), act)
+            x = upsample(getattr(self, f"conv{i + 1}"), x)
         return to_nhwc(x)
 
 
@@ -267,7 +267,7 @@ class MLP(_DenseStack):
         init_std: float = 0.0,
     ):
         super().__init__()
-        self._act = get_act(act)
+        self._act_ = get_act(act, inplace=True)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         size = self._add_dense(inputs, [units] * layers, norm)
         self.out = DistLayer(size, shape, dist, min_std, init_std)
@@ -275,6 +275,16 @@ class MLP(_DenseStack):
     def forward(self, features: Tensor) -> dists.Dist:
         """Features (..., inputs) -> distribution with batch shape (...)."""
         return self.out(self._dense(features))
+
+
+def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor]) -> Tensor:
+    """Norm over the channels and activation of (N, C, H, W), channels last in memory.
+
+    Without a norm, `act` gets x itself, which it may overwrite.
+    """
+    if isinstance(norm, nn.Identity):
+        return act(x)
+    return to_nchw(act(norm(to_nhwc(x))))
 
 
 def from_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:

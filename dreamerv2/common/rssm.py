@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common import dists
+from dreamerv2.common.deferred import DeferredLinear
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.layers import LayerNorm, NormLayer, get_act
 from dreamerv2.common.noise import NoiseFn
@@ -37,8 +38,15 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """x (..., inputs), state (..., D) -> new state (..., D)."""
-        parts = full(self.linear(torch.cat([x, state.to(x.dtype)], -1)))
-        reset, candidate, update = self.norm(parts).chunk(3, -1)
+        return self.gate(self.linear(self.join(x, state)), state)
+
+    def join(self, x: Tensor, state: Tensor) -> Tensor:
+        """What the linear map takes in."""
+        return torch.cat([x, state.to(x.dtype)], -1)
+
+    def gate(self, parts: Tensor, state: Tensor) -> Tensor:
+        """The new state from what the linear map gives, (..., 3 D)."""
+        reset, candidate, update = self.norm(full(parts)).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update + self.UPDATE_BIAS)
         return update * candidate + (1 - update) * state
@@ -157,16 +165,19 @@ class EnsembleRSSM(nn.Module):
         batch, length = action.shape[:2]
         state = state or self.initial(batch)
         keep = 1 - is_first.to(action.dtype)[..., None]  # (B, T, 1)
-        action_in = self._action_in(action * keep)  # (B, T, hidden)
-        embed_in = self._embed_in(embed)  # (B, T, hidden)
+        maps = self._maps(action * keep, embed)
+        weights = tuple(m.weight for m in maps)
         shape = (length, batch, *self.latent_shape)
         draws = noise("observe_post", self.noise_kind, shape)
         stoch, deter = state["stoch"], state["deter"]
         steps = []
         for t in range(length):
-            state = self._filter(
-                stoch, deter, keep[:, t], action_in[:, t], embed_in[:, t], draws[t]
+            biases = tuple(m.biases[t] for m in maps)
+            state, inputs = self._filter(
+                stoch, deter, keep[:, t], weights, biases, draws[t]
             )
+            for m, x in zip(maps, inputs, strict=True):
+                m.remember(x)
             stoch, deter = state["stoch"], state["deter"]
             steps.append(state)
         post = {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
@@ -226,10 +237,11 @@ class EnsembleRSSM(nn.Module):
         training needs it, and gets it from observe().
         """
         keep = 1 - is_first.to(action.dtype)[..., None]  # (B, 1)
-        action_in = self._action_in(action * keep)
-        embed_in = self._embed_in(embed)
+        maps = self._maps((action * keep)[:, None], embed[:, None])
+        weights = tuple(m.weight for m in maps)
+        biases = tuple(m.biases[0] for m in maps)
         stoch, deter = state["stoch"], state["deter"]
-        return self._filter(stoch, deter, keep, action_in, embed_in, noise)
+        return self._filter(stoch, deter, keep, weights, biases, noise)[0]
 
     def kl_loss(
         self,
@@ -270,19 +282,47 @@ class EnsembleRSSM(nn.Module):
         self._filter = compiled(self._filter)
         self._dream = compiled(self._dream)
 
+    def _maps(self, action: Tensor, embed: Tensor) -> list[DeferredLinear]:
+        """The maps of _filter for action (B, T, A) and embed (B, T, E), in its order:
+        into the recurrence, of the GRU, into the posterior, of its statistics."""
+        action_in = self._action_in(action).transpose(0, 1)  # (T, B, hidden)
+        embed_in = self._embed_in(embed).transpose(0, 1)
+
+        def everywhere(layer: nn.Linear) -> Tensor:
+            bias = layer.bias.to(action_in.dtype)
+            return bias.expand(*action_in.shape[:2], -1)  # (T, B, ...)
+
+        gru, dist = self.gru.linear, self.obs_dist
+        return [
+            DeferredLinear(self.img_in.weight[:, : self.stoch_size], action_in),
+            DeferredLinear(gru.weight, everywhere(gru)),
+            DeferredLinear(self.obs_out.weight[:, : self._deter], embed_in),
+            DeferredLinear(dist.weight, everywhere(dist)),
+        ]
+
     def _filter(
         self,
         stoch: Tensor,
         deter: Tensor,
         keep: Tensor,
-        action_in: Tensor,
-        embed_in: Tensor,
+        weights: tuple[Tensor, ...],
+        biases: tuple[Tensor, ...],
         noise: Tensor | None,
-    ) -> State:
-        """What of obs_step cannot be computed for all steps at once."""
-        deter = self._deter_step(self._flat(stoch) * keep, deter * keep, action_in)
-        stats = self._post_stats(deter, embed_in)
-        return {"deter": deter, "stoch": self.sample(stats, noise), **stats}
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """What of obs_step cannot be computed for all steps at once.
+
+        Also returns the inputs of the four maps; see _maps.
+        """
+        maps = zip(biases, weights, strict=True)
+        stoch_in = self._flat(stoch) * keep
+        x = self._act(self.img_in_norm(_affine(stoch_in, *next(maps))))
+        deter = deter * keep
+        gru_in = self.gru.join(x, deter)
+        deter = self.gru.gate(_affine(gru_in, *next(maps)), deter)
+        x = self._act(self.obs_out_norm(_affine(deter, *next(maps))))
+        stats = self._stats(_affine(x, *next(maps)))
+        state = {"deter": deter, "stoch": self.sample(stats, noise), **stats}
+        return state, (stoch_in, gru_in, deter, x)
 
     def _dream(
         self,
@@ -317,11 +357,6 @@ class EnsembleRSSM(nn.Module):
         x = F.linear(stoch, weight) + action_in
         return self.gru(self._act(self.img_in_norm(x)), deter)
 
-    def _post_stats(self, deter: Tensor, embed_in: Tensor) -> State:
-        weight = self.obs_out.weight[:, : self._deter]
-        x = F.linear(deter, weight) + embed_in
-        return self._stats(self.obs_dist(self._act(self.obs_out_norm(x))))
-
     def _prior_stats(self, deter: Tensor, member: Tensor | None) -> State:
         """Statistics of p(deter). member, uniform draws that broadcast to the
         leading dimensions of the statistics, is read with several members only."""
@@ -342,6 +377,11 @@ class EnsembleRSSM(nn.Module):
             return {"logit": x.unflatten(-1, (self._stoch, self._discrete))}
         mean, std = x.chunk(2, -1)
         return {"mean": mean, "std": self._std_act(std) + self._min_std}
+
+
+def _affine(x: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    """x (B, I), bias (B, O), weight (O, I) -> (B, O)."""
+    return torch.addmm(bias, x, weight.t())
 
 
 def _detach(state: State) -> State:
