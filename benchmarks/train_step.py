@@ -8,12 +8,15 @@ of Agent.train on a random batch: world model, actor, critic, and their optimize
 FLOPs are counted while it runs eagerly (a multiplication and an addition are two), in
 matrix products and convolutions, so they are those that are really computed. The rate
 of matrix products is measured in the same run, between the updates, in the precision
-that the networks compute in; the best of a few sizes counts.
+that the networks compute in; the best of a few sizes counts. The peak of memory is that
+of an update: what torch has of the GPU, or what the whole process has on a CPU.
 
 Another process on the machine makes the figures worthless: the load is written down.
 """
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import resource
@@ -45,70 +48,102 @@ SIZES = {"cpu": (768, 1536, 3072), "cuda": (4096, 8192)}  # Of square matrices.
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     parser = make_parser(__doc__)
-    parser.add_argument("--compile", action="store_true", help="as --jit True does")
-    parser.add_argument("--updates", type=int, default=10, help="that are timed")
-    parser.add_argument("--warmup", type=int, default=3, help="updates before these")
+    add_flags(parser)
     parser.add_argument("--table", type=int, default=0, help="so many ops that cost")
-    parser.add_argument("--json", type=Path, help="write the results here")
     args, rest = parser.parse_known_args(argv)
     try:
-        config = parse_config(rest, load_presets()).update(jit=args.compile)
-        check_limits(config)
-        result = measure(config, args)
+        config = make_config(rest, args)
+        result = {
+            **circumstances(),
+            **measure(config, args.updates, args.warmup, args.table),
+        }
     except UsageError as error:
         print(f"train_step.py: {error}", file=sys.stderr)
         return 2
     show(result)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.json, result)
     return 0
 
 
-def measure(config: Config, args: argparse.Namespace) -> dict[str, Any]:
-    """Everything about the updates of an agent with this config."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What is measured and where it goes."""
+    parser.add_argument("--compile", action="store_true", help="as --jit True does")
+    parser.add_argument("--updates", type=int, default=10, help="that are timed")
+    parser.add_argument("--warmup", type=int, default=3, help="updates before these")
+    parser.add_argument("--json", type=Path, help="write the results here")
+
+
+def make_config(flags: Sequence[str], args: argparse.Namespace) -> Config:
+    """The config of these flags of train.py. UsageError if nothing can be measured."""
+    if args.updates < 1:
+        raise UsageError(f"--updates is {args.updates}; it must be 1 or more.")
+    config = parse_config(flags, load_presets()).update(jit=args.compile)
+    check_limits(config)
+    return config
+
+
+def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Writes the results, if there is a path for them."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(config: Config, updates: int, warmup: int, rows: int = 0) -> dict[str, Any]:
+    """Everything about the updates of an agent with this config.
+
+    Args:
+      updates: how many are timed.
+      warmup: how many come before these.
+      rows: of the table of what costs the most.
+    """
     spaces = read_spaces(config)
     agent = Agent(config, *spaces, Counter())
     if agent.device.type == "cpu":
         keep_freed_memory()  # As train.py does.
     batch = agent.to_tensors(random_batch(config, *spaces))
-    flops = count_flops(config, spaces, batch)
     state = None
     begin = time.perf_counter()
-    for _ in range(args.warmup):
+    for _ in range(warmup):
         state, _ = agent.train(batch, state)
     wait(agent.device)
     warmup = time.perf_counter() - begin
-    reset_peak(agent.device)
-    seconds, rates = [], []
-    for _ in range(args.updates):
+    seconds, rates, peaks = [], [], []
+    for _ in range(updates):
         rates.append(product_rate(agent.device, agent.precision.compute))
+        reset_peak(agent.device)
         begin = time.perf_counter()
         state, _ = agent.train(batch, state)
         wait(agent.device)
         seconds.append(time.perf_counter() - begin)
-    median, peak = statistics.median(seconds), statistics.median(rates)
-    return {
-        **circumstances(),
+        peaks.append(peak_memory(agent.device))
+    median, rate = statistics.median(seconds), statistics.median(rates)
+    found = {
         "load_average": os.getloadavg(),
         "device": device_name(agent.device),
         "threads": torch.get_num_threads(),
         "compute_dtype": str(agent.precision.compute).removeprefix("torch."),
         "compiled": bool(config.jit),
+        "peak_memory_bytes": max(peaks),
+        **trace(agent, batch, state, rows),
+    }
+    del agent, state  # Counting takes an agent of its own, and memory for it.
+    flops = count_flops(config, spaces, batch)
+    return {
+        **found,
         "batch": config.dataset.batch,
         "length": config.dataset.length,
+        "deter": config.rssm.deter,
         "imag_horizon": config.imag_horizon,
-        "updates": args.updates,
+        "updates": updates,
         "seconds_warmup": warmup,
         "seconds_median": median,
         "seconds_min": min(seconds),
         "seconds_max": max(seconds),
         "flops": flops,
         "gflops_per_second": flops / median / 1e9,
-        "peak_gflops_per_second": peak / 1e9,
-        "fraction_of_peak": flops / median / peak,
-        "peak_memory_bytes": peak_memory(agent.device),
-        **trace(agent, batch, state, args.table),
+        "peak_gflops_per_second": rate / 1e9,
+        "fraction_of_peak": flops / median / rate,
     }
 
 
@@ -198,14 +233,24 @@ def wait(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
+    """What peak_memory tells is what is taken from here on, if the system can."""
     if device.type == "cuda":  # Not run without a GPU.
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    gc.collect()
+    with contextlib.suppress(OSError):  # It needs Linux, and may be forbidden.
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU, since the warm-up; on a CPU, of the process in all."""
+    """Most bytes since reset_peak: that torch had of the GPU; on a CPU, that the
+    process had in all. Where there is no reset, since the process began."""
     if device.type == "cuda":  # Not run without a GPU.
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
