@@ -12,26 +12,26 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "scaling.py"
 
 def test_points_are_compared_and_those_too_big_for_the_memory_skipped(tmp_path):
     few = "--updates", 1, "--warmup", 1, "--json", tmp_path / "found.json"
-    values = 512, 8, 10**7  # Of the last one, a matrix has 10**14 numbers and more.
+    values = 1024, 8, 10**7  # Of the last one, a matrix has 10**14 numbers and more.
     vary = "--vary", "deter", "--values", *values
     out = ok(run_script(SCRIPT, *vary, *few, *CATCH)).out
     found = json.loads((tmp_path / "found.json").read_text())
     big, small = found["rows"]
-    assert [row["deter"] for row in (big, small)] == [512, 8]
+    assert [row["deter"] for row in (big, small)] == [1024, 8]
     assert big["flops_ratio"] == big["seconds_median_ratio"] == 1
-    assert small["value_ratio"] == 1 / 64
+    assert small["value_ratio"] == 1 / 128
     assert small["flops_ratio"] == small["flops"] / big["flops"] < 0.5
     ratio = small["seconds_median"] / big["seconds_median"]
     assert small["seconds_median_ratio"] == pytest.approx(ratio)
     assert 0 < big["fraction_of_peak"] < 1
-    # Each has its own peak, though the larger one came first: 0.8 million parameters,
-    # their gradients and moments take 13 MB.
+    # Each has its own peak, though the larger one came first: 3 million parameters,
+    # their gradients and moments take 50 MB.
     if os.access("/proc/self/clear_refs", os.W_OK):
-        assert big["peak_memory_bytes"] > small["peak_memory_bytes"] + 6e6
+        assert big["peak_memory_bytes"] > small["peak_memory_bytes"] + 25e6
     (skipped,) = found["skipped"]
     assert skipped["value"] == 10**7
     table = out.partition("deter (batch 2, length 6, horizon 3)")[2].splitlines()
-    assert [line.split()[0] for line in table[2:]] == ["512", "8", "10,000,000"]
+    assert [line.split()[0] for line in table[2:]] == ["1,024", "8", "10,000,000"]
     assert "skipped for want of memory: it could not get " in table[-1]
 
 
