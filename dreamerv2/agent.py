@@ -200,6 +200,18 @@ class Agent(torchutils.Module):
             for key, value in data.items()
         }
 
+    def acting_networks(self) -> dict[str, nn.Module]:
+        """The networks behind `policy`: with their weights, another agent of the same
+        config acts alike."""
+        networks = {
+            "encoder": self.wm.encoder,
+            "rssm": self.wm.rssm,
+            "actor": self.task_behavior.actor,
+        }
+        if isinstance(self.expl_behavior, expl.Seeker):
+            networks["expl_actor"] = self.expl_behavior.ac.actor
+        return networks
+
     def summary(self) -> str:
         """Device, precision and sizes, for the terminal."""
         dtype = str(self.precision.compute).removeprefix("torch.")

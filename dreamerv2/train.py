@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.agent import Agent
+from dreamerv2.common.background import BackgroundUpdates, Updates
 from dreamerv2.common.checkpoint import cannot_write
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
@@ -211,14 +212,24 @@ class Run:
         self.random_agent = RandomAgent(self.spaces[1], config.seed)
 
     def make_agent(self) -> None:
-        """The agent, and a second stream of random numbers for it."""
-        if resolve_device(self.config.device).type == "cpu":
+        """The agent, a second stream of random numbers for it, and what updates it."""
+        config = self.config
+        if resolve_device(config.device).type == "cpu":
             keep_freed_memory()
-        self.agent = Agent(self.config, *self.spaces, self.step)
-        if self.config.load and not self.resumed:
-            load_weights(self.agent, self.config.load, self.config.load_parts)
+        seen = Counter() if config.async_training else self.step
+        self.agent = Agent(config, *self.spaces, seen)
+        if config.load and not self.resumed:
+            load_weights(self.agent, config.load, config.load_parts)
         self.train_agent = CarryOverState(self.agent.train)
-        self.eval_noise = Noise(self.config.seed + 1, self.agent.device)
+        self.eval_noise = Noise(config.seed + 1, self.agent.device)
+        if config.async_training:
+            # The twin's random numbers are its own; its weights are to be the agent's.
+            twin = Agent(config.update(seed=config.seed + 2), *self.spaces, self.step)
+            counts = self.step, seen
+            self.updates = BackgroundUpdates(self.agent, twin, self.learn, *counts)
+        else:
+            self.updates = Updates(self.agent, self.learn)
+        self.stack.callback(self.updates.close)
 
     def make_replays(self) -> None:
         """The replays, what fills them, and their streams of batches."""
@@ -241,7 +252,7 @@ class Run:
         self.eval_driver.on_step(self.eval_replay.add_step)
         self.eval_driver.on_reset(self.eval_replay.add_step)
         self.eval_driver.on_step(self.stop.check)
-        self.state.more = self.more
+        self.state.more, self.state.settle = self.more, self.settle
         world = self.train_envs, self.train_driver, self.train_replay
         self.state.world = World(*world, self.eval_envs, self.eval_replay)
         settings = {**self.config.dataset, "transform": self.agent.to_tensors}
@@ -284,6 +295,7 @@ class Run:
         with progress("Pretrain", total=self.config.pretrain, unit="updates") as bar:
             for _ in range(self.config.pretrain):
                 self.update()
+                self.settle()
                 bar.advance()
                 self.stop.check()
 
@@ -291,15 +303,27 @@ class Run:
         """One update of the agent. Does not wait for the device."""
         with self.timer("data"):
             batch = next(self.dataset)
-        with self.timer("update"), self.profile:
+        with self.timer("update"):
+            self.updates.submit(batch)
+
+    def learn(self, batch: dict[str, Any]) -> None:
+        """An update on this batch, in whatever thread updates are made."""
+        with self.profile:
             metrics = self.train_agent(batch)
         self.watch.add(metrics, batch)
         if self.config.log_every:
             self.metrics.add(metrics)
 
+    def settle(self) -> None:
+        """Waits for updates in the background, before anything reads their results."""
+        with self.timer("update"):
+            self.updates.join()
+
     def train_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
         """After a step of an environment: updates and logs when they are due."""
         if self.when["train"](self.step):
+            with self.timer("update"):
+                self.updates.begin()
             for _ in range(self.config.train_steps):
                 self.update()
         if self.when["log"](self.step):
@@ -317,7 +341,7 @@ class Run:
     def train_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
         mode = "explore" if self.should_explore(self.step) else "train"
         with self.timer("policy"):
-            outputs, state = self.agent.policy(obs, state, mode)
+            outputs, state = self.updates.policy(obs, state, mode)
         return check_actions(outputs, self.step), state
 
     def random_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
@@ -378,6 +402,7 @@ class Run:
 
     def log_metrics(self) -> None:
         """Everything since the last time; this waits for the device."""
+        self.settle()
         self.watch.check(int(self.step))
         self.logger.add(self.metrics.means())
         self.logger.add(self.timer.shares(), prefix="time")
@@ -402,8 +427,10 @@ class Run:
 
     def parts(self) -> dict[str, Any]:
         """What makes up a checkpoint, with what is in `World`."""
+        acting = {"acting": self.updates} if self.config.async_training else {}
         return {
             "agent": self.agent,
+            **acting,
             "carry": self.train_agent,
             "step": self.step,
             **{f"when_{name}": every for name, every in self.when.items()},

@@ -36,5 +36,10 @@ def check_limits(config: Config) -> None:
                     f"--{key} '{value}' is no regular expression ({error}); '.*' takes "
                     "every key and '$^' none."
                 ) from None
+    if config.async_training and config.offline:
+        raise UsageError(
+            "--async_training True lets updates go on beside environments, and with "
+            "--offline there are none: leave one of the two out."
+        )
     if len(config.render_size) != 2:
         raise UsageError("--render_size takes two numbers, the height and the width.")

@@ -19,8 +19,9 @@ from dreamerv2.common.torchutils import flatten
 # What a part may raise for a state that is not built as it should be.
 MISFITS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
-# Parts that checkpoints of earlier versions lack; a run can begin them anew.
-NEWER = ("metrics", "eval_noise")
+# Parts that some checkpoints lack, as those of earlier versions or of training that
+# was not asynchronous; a run can begin them anew.
+NEWER = ("metrics", "eval_noise", "acting")
 
 
 class Moment(enum.Enum):
@@ -55,7 +56,7 @@ class RunState:
       watch: is asked before each save whether the numbers are finite.
 
     `world` is to be set before `save` and `restore_world`, and `more`, which gives
-    further values for a checkpoint.
+    further values for a checkpoint, and `settle`, which waits until nothing changes.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class RunState:
         self.moment = Moment.STILL
         self.world: World | None = None
         self.more: Callable[[], dict[str, Any]] = dict
+        self.settle: Callable[[], None] = lambda: None
         self._saves = saves
         self._parts = dict(parts)
         self._step = step
@@ -88,6 +90,9 @@ class RunState:
         written; the checkpoint that was there is kept.
         """
         self._saving = True
+        moment, self.moment = self.moment, Moment.CHANGING
+        self.settle()
+        self.moment = moment
         self._watch.check(int(self._step))
         state = {name: part.state_dict() for name, part in self._parts.items()}
         if not all_finite(flatten(state["agent"]).values()):
