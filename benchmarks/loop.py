@@ -35,6 +35,7 @@ from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.signals import Stopped, StopSignals
+from dreamerv2.common.torchutils import resolve_device
 
 MODES = {"sync": "False", "async": "True"}  # What --async_training is there.
 PARTS = ("env", "policy", "data", "update")
@@ -87,7 +88,9 @@ def measure_all(args: argparse.Namespace, folder: Path, signals: StopSignals) ->
         runs.append(measure(envs, mode, folder / f"{mode}_{envs}", args, signals))
         print(row(runs[-1]), flush=True)
         if args.json:
-            report = {**circumstances(), "flags": args.flags, "runs": runs}
+            threads = os.environ.get("OMP_NUM_THREADS", "all cores")
+            report = {**circumstances(), "threads": threads, "flags": args.flags}
+            report["runs"] = runs
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -159,7 +162,7 @@ def figures(windows: list[dict[str, float]], config: Config) -> dict[str, Any]:
     shares = [f"share_{part}" for part in (*PARTS, "other")]
     return {
         "envs_parallel": config.envs_parallel,
-        "device": config.device,
+        "device": str(resolve_device(config.device)),
         "action_repeat": config.action_repeat,
         "updates_per_policy_step": updates,
         "windows": len(windows),

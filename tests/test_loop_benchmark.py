@@ -22,7 +22,7 @@ def test_the_figures_of_the_loop_fit_together(tmp_path):
         logdir = tmp_path / "runs" / f"{run['mode']}_2"
         lines = [line for line in metrics(logdir) if "fps" in line]
         steps = [line["step"] // 2 for line in lines]
-        assert steps == [41 + 12 * k for k in range(len(steps))]
+        assert steps == [steps[0] + 12 * k for k in range(len(steps))]
         lines = lines[2:]
         assert run["windows"] == len(lines) >= 3
         rates = [line["fps"] for line in lines]
@@ -41,7 +41,7 @@ def test_the_figures_of_the_loop_fit_together(tmp_path):
         rate = f"{run['frames_per_second_median']:.1f}"
         (row,) = (x for x in done.out.splitlines() if f" {run['mode']} " in x)
         assert row.split()[:3] == ["2", run["mode"], rate]
-        assert not list(logdir.glob("eval_episodes/*"))[1:]  # The random one.
+        assert not any("eval_return" in line for line in metrics(logdir))
     # The modes differ in what acts, so that they were two.
     sync, other = (
         untimed(tmp_path / "runs" / f"{mode}_2") for mode in ("sync", "async")
