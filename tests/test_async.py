@@ -25,7 +25,7 @@ from run_tools import (
     untimed,
 )
 
-from dreamerv2.common.background import BackgroundUpdates
+from dreamerv2.common.background import LAST, BackgroundUpdates
 from dreamerv2.common.counter import Counter
 from dreamerv2.train import Run
 
@@ -175,7 +175,10 @@ def test_environments_are_stepped_while_an_update_is_under_way(tmp_path, monkeyp
 @pytest.mark.parametrize("mode", ["train", "explore"])
 def test_the_twin_acts_as_the_agent_would_with_its_weights(mode, one_thread):
     config = {"expl_behavior": "Plan2Explore", "expl_noise": 0.2}
-    agent, twin = (make_agent({**config, "seed": seed}) for seed in (0, 1))
+    # Continuous actions show every difference between two actors.
+    agent, twin = (
+        make_agent({**config, "seed": seed}, discrete=False) for seed in (0, 1)
+    )
     state = None
 
     def learn(batch):
@@ -183,7 +186,7 @@ def test_the_twin_acts_as_the_agent_would_with_its_weights(mode, one_thread):
         state, _ = agent.train(batch, state)
 
     updates = BackgroundUpdates(agent, twin, learn, Counter(), Counter())
-    updates.submit(make_batch(0))
+    updates.submit(make_batch(0, discrete=False))
     updates.join()
     latent = own = None
     for seed in range(3):
@@ -292,8 +295,10 @@ def test_a_second_ctrl_c_stops_in_the_middle_of_an_update(tmp_path):
         run.send(signal.SIGINT)
         run.wait_until(lambda: "Press Ctrl-C again" in run.out)
         run.send(signal.SIGINT)
+        begin = time.monotonic()
         result = run.result()
     assert (result.code, result.err) == (130, "")
+    assert time.monotonic() - begin < LAST / 2  # It was not waited for.
     assert step_of(logdir) == 20
 
 
