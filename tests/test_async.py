@@ -198,6 +198,26 @@ def test_the_twin_acts_as_the_agent_would_with_its_weights(mode, one_thread):
     updates.close()
 
 
+def test_updates_that_are_due_at_once_do_not_wait_for_each_other(one_thread):
+    go, done = threading.Event(), []
+
+    def learn(batch):
+        assert go.wait(60)
+        done.append(batch["number"])
+
+    updates = BackgroundUpdates(make_agent(), make_agent(), learn, Counter(), Counter())
+    updates.policy(make_obs(), None, "train")
+    for number in range(3):  # As of three environments that made a step.
+        updates.begin()
+        updates.submit({"number": number})
+    assert done == []
+    updates.policy(make_obs(), None, "train")
+    go.set()
+    updates.begin()
+    assert done == [0, 1, 2]
+    updates.close()
+
+
 # Going on
 
 
