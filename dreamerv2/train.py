@@ -216,6 +216,7 @@ class Run:
         config = self.config
         if resolve_device(config.device).type == "cpu":
             keep_freed_memory()
+        # An update in the background must not see the count go on.
         seen = Counter() if config.async_training else self.step
         self.agent = Agent(config, *self.spaces, seen)
         if config.load and not self.resumed:
