@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dreamerv2 import expl
 from dreamerv2.common import nets, torchutils
 from dreamerv2.common.build import Builder
+from dreamerv2.common.capture import Captured, backend_for
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.errors import UsageError
@@ -72,6 +73,12 @@ class Agent(torchutils.Module):
         self.expl_behavior = expl.make(
             config, self.wm, space, build, self.task_behavior, new_actor_critic
         )
+        # On a GPU with jit, each becomes a CUDA graph that is replayed.
+        self._update = self._captured(self._learn, "an update")
+        self._choose = self._captured(self._act, "the policy")
+
+    def _captured(self, fn: Callable, what: str) -> Captured:
+        return Captured(fn, self.device, backend_for(self.device, self.config.jit), what)
 
     @torch.no_grad()
     def policy(
@@ -89,41 +96,35 @@ class Agent(torchutils.Module):
         """
         if mode not in ("train", "explore", "eval"):
             raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
-        obs = self.to_device({k: v for k, v in obs.items() if not _is_log(k)})
-        with self.precision.context():
-            action, state = self._act(obs, state, mode)
-        return {"action": action.float().cpu().numpy()}, state
-
-    def _act(
-        self, obs: dict[str, Tensor], state: tuple | None, mode: str
-    ) -> tuple[Tensor, tuple]:
-        noise = scoped(self.noise, "policy")
-        is_first = obs["is_first"]
         if state is None:
-            space_zeros = is_first.new_zeros(
-                len(is_first), self.wm.action_size, dtype=self.precision.param
-            )
-            state = self.wm.rssm.initial(len(is_first)), space_zeros
-        latent, action = state
-        embed = self.wm.encoder(self.wm.preprocess(obs))
-        draws = None
-        if mode != "eval" or not self.config.eval_state_mean:
-            shape = (len(is_first), *self.wm.rssm.latent_shape)
-            draws = noise("post", self.wm.rssm.noise_kind, shape)
-        latent = self.wm.rssm.obs_step(latent, action, embed, is_first, draws)
-        feat = self.wm.rssm.get_feat(latent)
-        if mode == "eval":
-            action = self.task_behavior.actor(feat).mode(noise)
-            amount = self.config.eval_noise
-        elif mode == "explore":
-            action = self.expl_behavior.act(feat, noise)
-            amount = self.config.expl_noise
-        else:
-            dist = self.task_behavior.actor(feat)
-            action = dist.sample(noise("action", dist.noise_kind, dist.noise_shape))
-            amount = self.config.expl_noise
-        action = action_noise(action, amount, self.discrete, noise)
-        return action, (latent, action)
+            count = len(obs["is_first"])
+            latent = self.wm.rssm.initial(count)
+            state = latent, latent["deter"].new_zeros(count, self.wm.action_size)
+        state = self._choose((_unlogged(obs), state), self.noise, mode)
+        return {"action": state[1].float().cpu().numpy()}, state
+
+    def _act(self, inputs: tuple, noise: NoiseFn, mode: str) -> tuple[dict, Tensor]:
+        """(observations, the state before them) -> the state after them, which ends
+        with the actions (N, A). Nothing here waits for the device."""
+        obs, (latent, action) = inputs
+        noise, rssm = scoped(noise, "policy"), self.wm.rssm
+        with self.precision.context():
+            embed = self.wm.encoder(self.wm.preprocess(obs))
+            draws = None
+            if mode != "eval" or not self.config.eval_state_mean:
+                shape = (len(action), *rssm.latent_shape)
+                draws = noise("post", rssm.noise_kind, shape)
+            latent = rssm.obs_step(latent, action, embed, obs["is_first"], draws)
+            feat = rssm.get_feat(latent)
+            if mode == "eval":
+                action = self.task_behavior.actor(feat).mode(noise)
+            elif mode == "explore":
+                action = self.expl_behavior.act(feat, noise)
+            else:
+                action = expl.sample_actor(self.task_behavior.actor, feat, noise)
+            config = self.config
+            amount = config.eval_noise if mode == "eval" else config.expl_noise
+            return latent, action_noise(action, amount, self.discrete, noise)
 
     def train(self, data: Data, state: dict | None = None) -> tuple[dict, Metrics]:
         """One update of everything on a batch of sequences.
@@ -137,9 +138,15 @@ class Agent(torchutils.Module):
         Returns the last posterior (B, ...), detached, and the metrics, 0-d tensors
         on the device: nothing here waits for it.
         """
-        data = self.to_device(data)
         self._step.fill_(int(self._counter))
-        state, outs, metrics = self.wm.train(data, state, self.noise)
+        if state is None:
+            state = self.wm.rssm.initial(len(data["is_first"]))
+        return self._update((_unlogged(data), state), self.noise)
+
+    def _learn(self, inputs: tuple, noise: NoiseFn) -> tuple[dict, Metrics]:
+        """The batch and the state before it, on the device -> what train returns."""
+        data, state = inputs
+        state, outs, metrics = self.wm.train(data, state, noise)
         start = outs["post"]
         metrics.update(
             self.task_behavior.train(
@@ -147,11 +154,11 @@ class Agent(torchutils.Module):
                 start,
                 data["is_terminal"],
                 self.wm.predict_reward,
-                scoped(self.noise, "task"),
+                scoped(noise, "task"),
                 self._step,
             )
         )
-        more = self.expl_behavior.train(start, outs, data, self.noise, self._step)
+        more = self.expl_behavior.train(start, outs, data, noise, self._step)
         metrics.update({f"expl_{key}": value for key, value in more.items()})
         return state, metrics
 
@@ -604,9 +611,9 @@ class ActorCritic(torchutils.Module):
                 self.updates == 0, 1.0, self.config.slow_target_fraction
             )
             mix = torch.where(due, fraction, 0.0).to(self._precision.param)
-            torch._foreach_lerp_(
-                list(self.slow.parameters()), list(self.critic.parameters()), mix
-            )
+            pairs = zip(self.slow.parameters(), self.critic.parameters(), strict=True)
+            for slow, param in pairs:  # _foreach_lerp_ would wait to know the mix.
+                slow.lerp_(param, mix)
         self.updates += 1
 
 
@@ -627,6 +634,11 @@ def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
     if grad == "auto":
         grad = "reinforce" if discrete else "dynamics"
     return {"actor.dist": dist, "actor_grad": grad}
+
+
+def _unlogged(data: Data) -> dict[str, Any]:
+    """What of the data networks may see."""
+    return {key: value for key, value in data.items() if not _is_log(key)}
 
 
 def _is_log(key: str) -> bool:

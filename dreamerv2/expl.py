@@ -40,7 +40,7 @@ def make(
     if name == "greedy":
         return Greedy(task_behavior)
     if name == "Random":
-        return Random(space)
+        return Random(space, build.device)
     if name in ("Plan2Explore", "ModelLoss"):
         kind = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}[name]
         return kind(config, wm, build, new_actor_critic)
@@ -73,16 +73,19 @@ class Random(torchutils.Module):
     """Random actions: one-hot, or uniform within the bounds, or, where there are
     none, standard normal."""
 
-    def __init__(self, space: Any):
-        self._space = space
+    def __init__(self, space: Any, device: torch.device | str = "cpu"):
+        self._size = space.shape[0]
+        self._discrete = bool(getattr(space, "discrete", False))
+        if not self._discrete:
+            self._low = torch.as_tensor(space.low, device=device)
+            self._high = torch.as_tensor(space.high, device=device)
 
     def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
-        shape = (len(feat), self._space.shape[0])
-        if getattr(self._space, "discrete", False):
+        shape = (len(feat), self._size)
+        if self._discrete:
             best = noise("action", "uniform", shape).argmax(-1, keepdim=True)
             return feat.new_zeros(shape).scatter_(-1, best, 1.0)
-        low = torch.as_tensor(self._space.low).to(feat)
-        high = torch.as_tensor(self._space.high).to(feat)
+        low, high = self._low.to(feat.dtype), self._high.to(feat.dtype)
         bounded = low.isfinite() & high.isfinite()
         uniform = noise("action", "uniform", shape).to(feat)
         uniform = low.where(bounded, 0) + uniform * (high - low).where(bounded, 0)

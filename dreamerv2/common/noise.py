@@ -51,6 +51,17 @@ class Noise:
         # Not run without a GPU.
         return empty.exponential_(generator=self._generator).clamp_(min=tiny)
 
+    @property
+    def generator(self) -> torch.Generator:
+        """What it draws from. A CUDA graph has to be told which one it is."""
+        return self._generator
+
+    def renew(self, state: dict) -> None:
+        """Goes on from a state with a new generator: one that was in a CUDA graph's
+        capture when that failed may be of no more use."""
+        self._generator = torch.Generator(self._device)
+        self.load_state_dict(state)
+
     def state_dict(self) -> dict:
         return {"generator": self._generator.get_state()}
 

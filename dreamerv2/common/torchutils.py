@@ -162,6 +162,34 @@ def flatten(state: Mapping, prefix: str = "") -> dict:
     return flat
 
 
+def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same memory as integers: times 0 or 1 these are exact, NaNs included."""
+    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return [x.detach().view(kinds[x.element_size()]) for x in tensors]
+
+
+def masked(tensors: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
+    """New tensors: the given ones where keep, a 0-d bool, is true, else zeros.
+
+    All at once, by few kernels on a GPU, and without asking the device. The tensors
+    have one dtype, of floats.
+    """
+    bits = _bits(tensors)
+    found = torch._foreach_mul(bits, keep.to(bits[0].dtype))
+    return [x.view(tensors[0].dtype) for x in found]
+
+
+def replace_unless(
+    keep: Tensor, tensors: Sequence[Tensor], others: Sequence[Tensor]
+) -> None:
+    """Puts the others, which are spoilt, into the tensors unless keep, a 0-d bool,
+    is true. As `masked`."""
+    bits, other_bits = _bits(tensors), _bits(others)
+    torch._foreach_mul_(bits, keep.to(bits[0].dtype))
+    torch._foreach_mul_(other_bits, (~keep).to(bits[0].dtype))
+    torch._foreach_add_(bits, other_bits)
+
+
 class Optimizer:
     """Clips, decays and steps the parameters of one loss (design: optimizers).
 
@@ -253,15 +281,14 @@ class Optimizer:
         """Steps with the given gradients. Returns their global norm, unclipped."""
         norms = torch.stack(torch._foreach_norm(grads))
         norm = torch.linalg.vector_norm(norms)
+        finite = torch.isfinite(norm)
         if self._clip:
             factor = self._clip / torch.clamp(norm, min=self._clip)
             grads = torch._foreach_mul(grads, factor)
         if self._scale is None:
-            bad = ~torch.isfinite(norm)
-            grads = [grad.masked_fill(bad, 0.0) for grad in grads]
-            self._decay_and_step(grads)
+            self._decay_and_step(masked(grads, finite))
         else:
-            self._step_if_finite(grads, torch.isfinite(norm))
+            self._step_if_finite(grads, finite)
         return norm
 
     def _decay_and_step(self, grads: Sequence[Tensor]) -> None:
@@ -275,12 +302,14 @@ class Optimizer:
 
         Selecting on the device, instead of asking, keeps the host from waiting.
         """
-        state = [*self._params, *sum(self._slots.values(), [])]
-        state += [self._step, self._mu_product]
-        before = [x.clone() for x in state]
+        tensors = [*self._params, *sum(self._slots.values(), [])]
+        counters = [self._step, self._mu_product]
+        before = [x.clone() for x in counters]
+        olds = [torch.empty_like(x) for x in tensors]
+        torch._foreach_copy_(olds, tensors)
         self._decay_and_step(grads)
-        for x, old in zip(state, before, strict=True):
-            x.copy_(torch.where(finite, x, old))
+        replace_unless(finite, tensors, olds)
+        replace_unless(finite, counters, before)
         self._good_steps.copy_(torch.where(finite, self._good_steps + 1, 0))
         grow = self._good_steps >= self.GROWTH_INTERVAL
         factor = torch.where(grow, 2.0, torch.where(finite, 1.0, 0.5))

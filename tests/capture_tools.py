@@ -1,0 +1,73 @@
+"""What stands for a GPU in tests: graphs that are emulated, and a strict eye on ops."""
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+WAITING = set(
+    """
+    _local_scalar_dense item equal is_nonzero allclose
+    nonzero nonzero_numpy argwhere masked_select unique _unique _unique2 unique_dim
+    unique_consecutive unique_dim_consecutive bincount histc multinomial
+    """.split()
+)
+"""Ops that ask the device for a number, or for the size of their result."""
+
+FROM_HOST = {"lift", "lift_fresh", "lift_fresh_copy", "_pin_memory", "is_pinned"}
+"""Ops on tensors that are made of numbers on the host."""
+
+RANDOM = set(
+    """
+    rand randn randint randperm rand_like randn_like randint_like bernoulli bernoulli_
+    normal normal_ uniform_ exponential_ random_ cauchy_ log_normal_ geometric_ poisson
+    native_dropout dropout
+    """.split()
+)
+
+
+class Forbidden(Exception):
+    """An op that cannot be in a CUDA graph, or would be other numbers there."""
+
+
+class Capturable(TorchDispatchMode):
+    """Within it, an op that a CUDA graph cannot hold raises Forbidden.
+
+    These are the ones that wait for the device, whose result's shape depends on its
+    numbers, that bring numbers from the host or take some there, and random ones
+    without a generator of their own.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        self.seen.add(name)
+        if name in WAITING or name in FROM_HOST:
+            raise Forbidden(str(func))
+        if name in RANDOM and kwargs.get("generator") is None:
+            raise Forbidden(f"{func} without a generator")
+        if name == "repeat_interleave" and func._overloadname != "self_int":
+            raise Forbidden(str(func))
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            for index in args[1]:
+                if index is not None and index.dtype in (torch.bool, torch.uint8):
+                    raise Forbidden(f"{func} with a mask")
+        out = func(*args, **kwargs)
+        moved = {x.device.type for x in leaves((args, kwargs, out))}
+        if len(moved) > 1:
+            raise Forbidden(f"{func} on {' and '.join(sorted(moved))}")
+        return out
+
+
+def leaves(tree):
+    """All tensors in nested dicts, lists and tuples."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, (list, tuple)):
+        return [leaf for part in tree for leaf in leaves(part)]
+    return []
