@@ -78,7 +78,9 @@ class Agent(torchutils.Module):
         self._choose = self._captured(self._act, "the policy")
 
     def _captured(self, fn: Callable, what: str) -> Captured:
-        return Captured(fn, self.device, backend_for(self.device, self.config.jit), what)
+        return Captured(
+            fn, self.device, backend_for(self.device, self.config.jit), what
+        )
 
     @torch.no_grad()
     def policy(

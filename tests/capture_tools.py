@@ -1,5 +1,7 @@
 """What stands for a GPU in tests: graphs that are emulated, and a strict eye on ops."""
 
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -71,3 +73,53 @@ def leaves(tree):
     if isinstance(tree, (list, tuple)):
         return [leaf for part in tree for leaf in leaves(part)]
     return []
+
+
+class Emulated:
+    """A backend that replays by calling the function again, on the same buffers.
+
+    Like a graph it computes nothing while it captures, and writes what comes out to
+    where it came out first.
+
+    Args:
+      state: gives the tensors that the function changes, nested.
+      failing: whether captures fail, after they have drawn random numbers.
+    """
+
+    def __init__(self, state=dict, failing=False):
+        self._state = state
+        self._failing = failing
+        self.asides = self.captures = self.replays = 0
+
+    @contextmanager
+    def aside(self):
+        self.asides += 1
+        yield
+
+    def capture(self, run, generator):
+        before = [(x, x.clone()) for x in leaves(self._state())]
+        drawn = generator.get_state()
+        outputs = run()
+        for live, old in before:
+            with torch.no_grad():
+                live.copy_(old)
+        if self._failing:
+            raise RuntimeError("operation not permitted when stream is capturing.\n...")
+        generator.set_state(drawn)
+        for x in outputs.tensors:
+            x.fill_(1) if x.dtype == torch.bool else x.fill_(77)
+        self.captures += 1
+
+        def replay():
+            self.replays += 1
+            for old, new in zip(outputs.tensors, run().tensors, strict=True):
+                old.copy_(new)
+
+        return replay, outputs
+
+
+def live_state(agent):
+    """The tensors that an update changes; the noise goes on by itself."""
+    state = agent.state_dict()
+    del state["noise"]
+    return [state, agent._step]
