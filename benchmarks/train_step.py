@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.benchmark import circumstances, make_parser
+from dreamerv2.common.capture import WARMUP
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
@@ -69,7 +70,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """What is measured and where it goes."""
     parser.add_argument("--compile", action="store_true", help="as --jit True does")
     parser.add_argument("--updates", type=int, default=10, help="that are timed")
-    parser.add_argument("--warmup", type=int, default=3, help="updates before these")
+    warmup = WARMUP + 2  # The update after WARMUP is captured, the one after replayed.
+    help = "updates before these"
+    parser.add_argument("--warmup", type=int, default=warmup, help=help)
     parser.add_argument("--json", type=Path, help="write the results here")
 
 

@@ -73,13 +73,12 @@ class Agent(torchutils.Module):
         self.expl_behavior = expl.make(
             config, self.wm, space, build, self.task_behavior, new_actor_critic
         )
-        # On a GPU with jit, each becomes a CUDA graph that is replayed.
-        self._update = self._captured(self._learn, "an update")
-        self._choose = self._captured(self._act, "the policy")
-
-    def _captured(self, fn: Callable, what: str) -> Captured:
-        return Captured(
-            fn, self.device, backend_for(self.device, self.config.jit), what
+        # On a GPU with jit, these become CUDA graphs.
+        self._update = Captured(
+            self._learn, self.device, backend_for(self.device, config.jit), "an update"
+        )
+        self._choose = Captured(
+            self._act, self.device, backend_for(self.device, config.jit), "the policy"
         )
 
     @torch.no_grad()
@@ -521,6 +520,10 @@ class ActorCritic(torchutils.Module):
             seq["reward"], norm_metrics = self.rewnorm(reward_fn(seq))
             seq["value"] = self._slow_critic(seq["feat"]).mode()
             seq["target"] = self._target(seq)
+        if not through:
+            # Older versions of PyTorch would go on with the 16-bit copies of weights
+            # that were made here, and these have no gradient.
+            torch.clear_autocast_cache()
         metrics = {f"reward_{key}": value for key, value in norm_metrics.items()}
         metrics["critic_slow"] = seq["value"].detach().mean()
         metrics["critic_target"] = seq["target"].detach().mean()
@@ -614,7 +617,7 @@ class ActorCritic(torchutils.Module):
             )
             mix = torch.where(due, fraction, 0.0).to(self._precision.param)
             pairs = zip(self.slow.parameters(), self.critic.parameters(), strict=True)
-            for slow, param in pairs:  # _foreach_lerp_ would wait to know the mix.
+            for slow, param in pairs:  # _foreach_lerp_ takes the mix from the host.
                 slow.lerp_(param, mix)
         self.updates += 1
 

@@ -315,3 +315,28 @@ def test_batches_of_another_size_get_another_graph(monkeypatch):
         batch = make_batch(i, batch=BATCH - i % 2)
         assert_same(agent.train(batch)[1], plain.train(batch)[1])
     assert update.captures == 2 and capture.MOST >= 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_on_a_gpu_an_agent_whose_updates_are_graphs_learns_the_same(
+    name, monkeypatch, capsys
+):
+    """Not run without a GPU."""
+    monkeypatch.setattr("dreamerv2.common.torchutils.can_compile", lambda: False)
+    changes, discrete = CONFIGS[name]
+    changes = {**changes, "device": "cuda"}
+    agents = [make_agent({**changes, "jit": jit}, discrete) for jit in (True, False)]
+    states, policies = [None, None], [None, None]
+    for i in range(8):
+        batch, obs, found = make_batch(i, discrete), make_obs(i, first=i == 0), []
+        for j, agent in enumerate(agents):
+            states[j], metrics = agent.train(agent.to_tensors(batch), states[j])
+            out, policies[j] = agent.policy(obs, policies[j])
+            found.append({**metrics, **out})
+    assert "failed" not in capsys.readouterr().out
+    for each in (agents[0]._update, agents[0]._choose):
+        assert [graph.captured is not None for graph in each._graphs.values()] == [True]
+    assert_same(*(agent.noise.state_dict() for agent in agents))
+    for key in ("model_loss", "image_loss", "critic_loss", "reward_mean"):
+        torch.testing.assert_close(found[0][key], found[1][key], rtol=1e-2, atol=1e-3)
