@@ -80,6 +80,7 @@ def test_on_another_device_no_tensor_of_the_host_takes_part(name, monkeypatch):
     """On the device that has no numbers, which goes the ways of a GPU."""
     monkeypatch.setattr(torchutils, "resolve_device", lambda name: META)
     monkeypatch.setattr(dreamerv2.agent, "Noise", OnMeta)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
     changes, discrete = CONFIGS[name]
     agent = make_agent(changes, discrete)
     assert {p.device for p in agent.wm.rssm.parameters()} == {META}
