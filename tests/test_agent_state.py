@@ -198,11 +198,11 @@ def fresh_compiler():
 
 
 def assert_near(left, right):
-    """To rounding, in float32: the 20 updates below come to within 1e-6."""
+    """To rounding, in float32."""
     assert left.keys() == right.keys()
     for key, value in left.items():
         torch.testing.assert_close(
-            right[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+            right[key], value, rtol=1e-5, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
         )
 
 
@@ -212,7 +212,8 @@ def test_an_agent_that_is_compiled_learns_the_same(
     discrete, monkeypatch, fresh_compiler
 ):
     # Traced, differentiated and checked for graph breaks as for any compiler, but run
-    # by PyTorch's own kernels: making C++ of the whole agent takes a minute.
+    # by PyTorch's own kernels: making C++ of the whole agent takes a minute. (Made into
+    # C++, parameters and moments differ by up to 3e-7 after these updates.)
     light = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(torch, "compile", light)
     changes = {"actor_grad": "dynamics", "expl_behavior": "Plan2Explore"}
