@@ -48,7 +48,9 @@ def act_and_learn(agent, discrete):
     state = agent.wm.rssm.initial(BATCH)
     agent._update((batch, state), agent.noise)  # So that nothing is done at first.
     with Capturable() as watched:
-        agent._update((batch, state), agent.noise)
+        out = agent._update((batch, state), agent.noise)
+    # Autograd's graph must be gone, with the streams that it remembers.
+    assert not [x for x in leaves(list(out)) if x.requires_grad]
     obs = agent.to_device(make_obs(count=4))
     action = state["deter"].new_zeros(4, 3)
     latent = agent.wm.rssm.initial(4)

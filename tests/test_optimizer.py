@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.torchutils import Optimizer, Precision, resolve_device
+from dreamerv2.common.torchutils import (
+    Optimizer,
+    Precision,
+    masked,
+    replace_unless,
+    resolve_device,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,6 +166,39 @@ def test_only_parameters_that_match_the_pattern_decay():
         opt.apply([torch.zeros(3, 2), torch.zeros(2)])
         for old, new, factor in zip(before, params.values(), factors, strict=True):
             torch.testing.assert_close(new.detach(), old * factor)
+
+
+def odd_tensors(dtype):
+    """Numbers of every kind, in several layouts."""
+    values = [math.nan, math.inf, -math.inf, 1e-40, -0.0, 3e38, -2.5, 0.1]
+    x = torch.tensor(values, dtype=dtype)
+    images = x.reshape(1, 2, 2, 2).to(memory_format=torch.channels_last)
+    return [x, images, x.reshape(2, 4).t(), torch.tensor(math.nan, dtype=dtype)]
+
+
+def bits(tensors):
+    kind = {4: torch.int32, 8: torch.int64}[tensors[0].element_size()]
+    return [x.contiguous().view(kind).tolist() for x in tensors]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masked_numbers_are_zero_whatever_they_were_and_others_stay_to_the_bit(dtype):
+    tensors = odd_tensors(dtype)
+    before = bits(tensors)
+    assert bits(masked(tensors, torch.tensor(True))) == before
+    for x, zero in zip(tensors, masked(tensors, torch.tensor(False)), strict=True):
+        assert zero.dtype == dtype and bits([zero]) == bits([torch.zeros_like(x)])
+    assert bits(tensors) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_is_taken_back_to_the_bit(dtype):
+    for keep in (True, False):
+        new = odd_tensors(dtype)
+        old = [torch.full_like(x, math.pi) for x in new]
+        expected = bits(new) if keep else bits(old)
+        replace_unless(torch.tensor(keep), new, old)
+        assert bits(new) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
