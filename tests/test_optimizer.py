@@ -173,7 +173,8 @@ def odd_tensors(dtype):
     values = [math.nan, math.inf, -math.inf, 1e-40, -0.0, 3e38, -2.5, 0.1]
     x = torch.tensor(values, dtype=dtype)
     images = x.reshape(1, 2, 2, 2).to(memory_format=torch.channels_last)
-    return [x, images, x.reshape(2, 4).t(), torch.tensor(math.nan, dtype=dtype)]
+    turned = x.clone().reshape(2, 4).t()
+    return [x, images.clone(), turned, torch.tensor(math.nan, dtype=dtype)]
 
 
 def bits(tensors):
