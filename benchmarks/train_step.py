@@ -71,8 +71,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="as --jit True does")
     parser.add_argument("--updates", type=int, default=10, help="that are timed")
     warmup = WARMUP + 2  # The update after WARMUP is captured, the one after replayed.
-    help = "updates before these"
-    parser.add_argument("--warmup", type=int, default=warmup, help=help)
+    parser.add_argument("--warmup", type=int, default=warmup, help="before these")
     parser.add_argument("--json", type=Path, help="write the results here")
 
 

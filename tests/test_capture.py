@@ -7,6 +7,7 @@ import pytest
 import torch
 from agent_tools import BATCH, GAUSSIAN, Replayed, make_agent, make_batch, make_obs
 from capture_tools import Emulated, live_state
+from run_tools import CATCH, checkpoint, ok, train_here, untimed
 
 import dreamerv2.agent
 from dreamerv2.common import capture
@@ -315,6 +316,39 @@ def test_batches_of_another_size_get_another_graph(monkeypatch):
         batch = make_batch(i, batch=BATCH - i % 2)
         assert_same(agent.train(batch)[1], plain.train(batch)[1])
     assert update.captures == 2 and capture.MOST >= 6
+
+
+def test_a_whole_run_by_graphs_logs_and_saves_what_one_without_does(
+    tmp_path, monkeypatch
+):
+    """With evaluations, which draw aside, and gone on with half way."""
+    found, made = [], []
+    for name in ("plain", "graphs"):
+        logdir = tmp_path / name
+        for steps in (40, 60):
+            agents = []
+
+            class Noted(dreamerv2.agent.Agent):
+                def __init__(self, *args, agents=agents):
+                    agents.append(self)
+                    super().__init__(*args)
+
+            def emulated(device, jit, agents=agents):
+                made.append(Emulated(lambda: live_state(agents[0])))
+                return made[-1]
+
+            with monkeypatch.context() as patch:
+                patch.setattr("dreamerv2.train.Agent", Noted)
+                if name == "graphs":
+                    patch.setattr(dreamerv2.agent, "backend_for", emulated)
+                flags = "--expl_noise", 0.2, "--logdir", logdir, "--steps", steps
+                ok(train_here(*CATCH, *flags))
+        state = checkpoint(logdir)["agent"]
+        found.append((untimed(logdir), flatten(state)))
+    assert found[0][0] == found[1][0]
+    assert_same(found[0][1], found[1][1])
+    assert all(backend.captures and backend.replays for backend in made)
+    assert len(made) == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
