@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamerv2.agent import Agent
@@ -110,9 +111,10 @@ def measure(config: Config, updates: int, warmup: int, rows: int = 0) -> dict[st
         state, _ = agent.train(batch, state)
     wait(agent.device)
     warmup = time.perf_counter() - begin
+    matrices = make_products(agent.device, agent.precision.compute)
     seconds, rates, peaks = [], [], []
     for _ in range(updates):
-        rates.append(product_rate(agent.device, agent.precision.compute))
+        rates.append(product_rate(matrices))
         reset_peak(agent.device)
         begin = time.perf_counter()
         state, _ = agent.train(batch, state)
@@ -190,21 +192,30 @@ def count_flops(config: Config, spaces: tuple[dict, dict], batch: Any) -> int:
     return counter.get_total_flops()
 
 
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+def make_products(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Square matrices, pairs of factor and product, for product_rate. They are made
+    once, so that measuring leaves the memory of updates as it is."""
+    return [
+        torch.ones(2, size, size, device=device, dtype=dtype)
+        for size in SIZES[device.type]
+    ]
+
+
+def product_rate(matrices: Sequence[Tensor]) -> float:
     """FLOPs per second of matrix products: the best of a few sizes."""
     best = 0.0
-    for size in SIZES[device.type]:
-        a = torch.ones(size, size, device=device, dtype=dtype)
-        torch.mm(a, a)
-        wait(device)
+    for a, out in matrices:
+        torch.mm(a, a, out=out)
+        wait(a.device)
         begin = time.perf_counter()
         count = 0
         while not count or time.perf_counter() - begin < 0.1:
-            for _ in range(20 if device.type == "cuda" else 1):
-                torch.mm(a, a)
+            for _ in range(20 if a.device.type == "cuda" else 1):
+                torch.mm(a, a, out=out)
                 count += 1
-            wait(device)
-        best = max(best, 2 * size**3 * count / (time.perf_counter() - begin))
+            wait(a.device)
+        seconds = time.perf_counter() - begin
+        best = max(best, 2 * len(a) ** 3 * count / seconds)
     return best
 
 

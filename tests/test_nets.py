@@ -13,6 +13,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.kernels import decoder_kernels, encoder_kernels, made_by
 from dreamerv2.common.layers import ACTIVATIONS, DistLayer, LayerNorm, NormLayer
 from dreamerv2.common.nets import (
+    CPU_ROWS,
     MLP,
     Decoder,
     Encoder,
@@ -350,3 +351,17 @@ def test_channel_views_undo_each_other():
     x = randn(2, 3, 4, 5)
     assert to_nchw(x).shape == (2, 5, 3, 4)
     assert torch.equal(to_nhwc(to_nchw(x)), x)
+
+
+def test_many_rows_go_through_dense_layers_in_pieces_with_the_same_result():
+    torch.manual_seed(0)
+    mlp = MLP(5, (), layers=2, units=7, norm="layer").double()
+    x = torch.randn(3, CPU_ROWS, 5, dtype=torch.float64, requires_grad=True)
+    found = mlp(x).mean()
+    expected = torch.stack([mlp(rows).mean() for rows in x])
+    assert found.shape == (3, CPU_ROWS)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    inputs = [x, *mlp.parameters()]
+    grads = [torch.autograd.grad((y**2).sum(), inputs) for y in (found, expected)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

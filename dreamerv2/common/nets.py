@@ -24,6 +24,9 @@ __all__ = [
     "NormLayer",
 ]
 
+# Rows that go through dense layers together on a CPU: few enough for its cache.
+CPU_ROWS = 800
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -53,10 +56,17 @@ class _DenseStack(nn.Module):
     def _dense(self, x: Tensor) -> Tensor:
         batch = x.shape[:-1]
         x = x.reshape(-1, x.shape[-1])  # So that the maps give no views.
+        if x.device.type == "cpu" and len(x) > CPU_ROWS:
+            x = torch.cat([self._layers(rows) for rows in x.split(CPU_ROWS)])
+        else:
+            x = self._layers(x)
+        return x.reshape(*batch, -1)
+
+    def _layers(self, x: Tensor) -> Tensor:
         for i in range(self._dense_layers):
             x = getattr(self, f"dense{i}")(x)
             x = self._act_(getattr(self, f"{self.norm_name}{i}")(x))
-        return x.reshape(*batch, -1)
+        return x
 
 
 class Encoder(_DenseStack):
