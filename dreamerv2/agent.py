@@ -49,6 +49,10 @@ class Agent(torchutils.Module):
     def __init__(self, config: Config, obs_space: Data, act_space: Data, step: Counter):
         self.config = config
         self.device = torchutils.resolve_device(config.device)
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(
+                self.device
+            )  # Else what names no GPU takes the first.
         self.precision = torchutils.Precision(config.precision, self.device)
         self._counter = step
         self._step = torch.zeros(

@@ -7,9 +7,12 @@ import pytest
 import torch
 from agent_tools import GAUSSIAN, make_agent, make_batch, make_obs, snapshot
 
+from dreamerv2.common import torchutils
+from dreamerv2.common.build import Builder, compile_trouble
 from dreamerv2.common.checkpoint import load_checkpoint, save_checkpoint
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.torchutils import can_compile, flatten
+from dreamerv2.common.nets import EnsembleRSSM
+from dreamerv2.common.torchutils import Precision, can_compile, flatten
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -188,6 +191,57 @@ def test_without_a_compiler_jit_is_left_out_with_a_word(monkeypatch, capsys):
     agent = make_agent({"jit": True})
     assert "without torch.compile" in capsys.readouterr().out
     assert_same(train(agent, (0,))[1], train(make_agent(), (0,))[1])
+
+
+def test_a_gpu_on_which_nothing_can_be_compiled_is_used_without(monkeypatch, capsys):
+    # The device without numbers goes the ways of a GPU.
+    device = torch.device("meta")
+    light = functools.partial(torch.compile, backend="eager")
+
+    def broken(*args, **kwargs):
+        def run(x):
+            try:
+                raise OSError("Python.h: no such file.\nMore.")
+            except OSError as error:
+                raise RuntimeError("backend='inductor' raised") from error
+
+        return run
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "compile", light)
+    assert compile_trouble(device) is None
+    monkeypatch.setattr(torch, "compile", broken)
+    precision, random = Precision("32", device), torch.Generator()
+    build = Builder(device, precision, random, jit=True)
+    assert capsys.readouterr().out == (
+        "torch.compile does not work here (OSError: Python.h: no such file): running "
+        "without torch.compile (jit).\n"
+    )
+    rssm = EnsembleRSSM(2, 5)
+    plain = rssm._filter
+    assert build(rssm)._filter == plain
+    Builder(device, precision, random, jit=False)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(torch, "compile", full)
+    with pytest.raises(torch.OutOfMemoryError):  # Which is no fault of the compiler's.
+        compile_trouble(device)
+
+
+def test_what_names_no_gpu_means_the_one_that_was_asked_for(monkeypatch):
+    class Told(Exception):
+        pass
+
+    def tell(device):
+        raise Told(device)
+
+    monkeypatch.setattr(
+        torchutils, "resolve_device", lambda name: torch.device("cuda", 1)
+    )
+    monkeypatch.setattr(torch.cuda, "set_device", tell)
+    with pytest.raises(Told, match="cuda:1"):
+        make_agent()
 
 
 @pytest.fixture

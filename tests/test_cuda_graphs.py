@@ -8,6 +8,7 @@ import torch
 
 from dreamerv2.common.capture import CudaGraphs
 
+POOL_CALLS = "_cuda_endAllocateToPool", "_cuda_releasePool"
 REAL = inspect.signature(torch.cuda.graph)
 
 
@@ -25,20 +26,22 @@ class Stream:
 class Cuda:
     """Stands for torch.cuda, and writes down what it is told."""
 
-    def __init__(self, monkeypatch, endable=True):
+    def __init__(self, monkeypatch, endable=True, pool_calls=POOL_CALLS):
         self.log = []
         self.now = self.main = Stream("main", self.log)
         self.endable = endable
         for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (7, 0))
-        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        for name in POOL_CALLS:
+            monkeypatch.delattr(torch._C, name, raising=False)
+        for name in pool_calls:
             told = self.pool_call(name)
             monkeypatch.setattr(torch._C, name, told, raising=False)
 
     def pool_call(self, name):
         def told(device, pool):
-            if name == "_cuda_endAllocateToPool" and not self.endable:
+            if "_end" in name and not self.endable:
                 raise RuntimeError("not currently recording to mempool_id")
             self.log.append(f"{name} {device} {pool}")
 
@@ -123,3 +126,13 @@ def test_a_capture_that_fails_is_ended_for_the_allocator_too(monkeypatch, endabl
     assert cuda.log == [*BEGUN, *ended]
     with pytest.raises(ValueError):  # The lock is free again.
         graphs.capture(run, "a generator")
+
+
+def test_a_failed_capture_is_ended_by_the_name_that_pytorch_2_6_has_for_it(monkeypatch):
+    ends = "_cuda_endAllocateCurrentStreamToPool"
+    cuda = Cuda(monkeypatch, pool_calls=(ends, "_cuda_releasePool"))
+    graphs = CudaGraphs(torch.device("cuda", 1))
+    with pytest.raises(ZeroDivisionError):
+        graphs.capture(lambda: 1 / 0, "a generator")
+    told = [f"{ends} 1 (7, 0)", "_cuda_releasePool 1 (7, 0)"]
+    assert cuda.log == [*BEGUN, "ends", *told, "main waits for side"]

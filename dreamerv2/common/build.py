@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamerv2.common import torchutils
+from dreamerv2.common.capture import cause
 from dreamerv2.common.config import Config
 from dreamerv2.common.other import StreamNorm
 
@@ -23,9 +24,10 @@ class Builder:
         self.device = device
         self.precision = precision
         self._generator = generator
-        self._jit = jit and torchutils.can_compile()
-        if jit and not self._jit:
-            print("No C++ compiler found: running without torch.compile (jit).")
+        trouble = compile_trouble(device) if jit else None
+        self._jit = jit and trouble is None
+        if trouble:
+            print(f"{trouble}: running without torch.compile (jit).")
 
     def __call__(self, module: nn.Module) -> nn.Module:
         """Initializes a network and puts it where it computes."""
@@ -52,3 +54,24 @@ class Builder:
     def stream_norm(self, config: Config) -> StreamNorm:
         dtype = self.precision.param
         return StreamNorm(**config, device=self.device, dtype=dtype)
+
+
+def compile_trouble(device: torch.device) -> str | None:
+    """Why torch.compile does not work for this device; None if it does.
+
+    On a CPU, whether there is a compiler tells. A GPU needs more: Triton that supports
+    it, a C compiler, Python's headers. So something small is compiled and run there.
+    """
+    if device.type == "cpu":
+        return None if torchutils.can_compile() else "No C++ compiler found"
+    try:
+        torchutils.compiled(_sample)(torch.ones(8, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # Whatever it is: there is another way to go on.
+        return f"torch.compile does not work here ({cause(error)})"
+    return None
+
+
+def _sample(x: Tensor) -> Tensor:
+    return x.tanh().sum()

@@ -91,8 +91,10 @@ class CudaGraphs:
         """Tells the allocator of memory that a capture has ended, where one that
         failed has not; until then it would give no cached memory back."""
         device = self._stream.device_index
-        with contextlib.suppress(RuntimeError, AttributeError):
-            torch._C._cuda_endAllocateToPool(device, pool)  # Raises if it knows.
+        names = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"
+        end = next(getattr(torch._C, x) for x in names if hasattr(torch._C, x))
+        with contextlib.suppress(RuntimeError):
+            end(device, pool)  # Raises if it knows. PyTorch 2.6 has the second name.
             torch._C._cuda_releasePool(device, pool)
 
 
@@ -155,7 +157,8 @@ class Captured:
         if self._backend is None:  # The capture failed.
             return self._fn(self._to_device(inputs), noise, *fixed)
         with self._backend.aside():
-            return self._fn(graph.take(inputs), noise, *fixed)
+            # All that a capture does is done here, too.
+            return _Outputs(self._fn(graph.take(inputs), noise, *fixed)).copies()
 
     def _to_device(self, inputs: Tree) -> Tree:
         return map_tree(
@@ -191,7 +194,7 @@ class Captured:
             self._graphs.clear()
             noise.renew(state)
             print(
-                f"Capturing {self._what} as a CUDA graph failed ({_cause(error)}), so "
+                f"Capturing {self._what} as a CUDA graph failed ({cause(error)}), so "
                 "it goes on without one, slower but with the same numbers."
             )
 
@@ -285,8 +288,8 @@ def _signature(tree: Tree) -> Hashable:
     return tree.dtype, tuple(tree.shape)
 
 
-def _cause(error: BaseException) -> str:
-    """The first line of the first error: those after it come of the capture's end."""
+def cause(error: BaseException) -> str:
+    """The first line of the first error, which led to those after it."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     lines = str(error).strip().splitlines()
