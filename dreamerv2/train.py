@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.background import BackgroundUpdates, Updates
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"dreamerv2-train: {cannot_write('a file', error)}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"dreamerv2-train: {full_gpu(error)}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{stopped} The same command goes on from the last checkpoint.")
@@ -448,6 +452,16 @@ class Run:
         carried = self.train_agent.state_dict()["state"]
         if carried and len(carried["stoch"]) != self.config.dataset.batch:
             self.train_agent.load_state_dict({"state": None})
+
+
+def full_gpu(error: torch.OutOfMemoryError) -> str:
+    """What to do where the memory of the GPU is not enough."""
+    # What follows is about PyTorch's own settings.
+    told = str(error).partition(" Of the allocated memory")[0].splitlines()[0]
+    return (
+        f"The memory of the GPU is not enough ({told.rstrip('.')}): end other programs "
+        "that use it, or lower --dataset.batch or the sizes of the networks."
+    )
 
 
 def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:

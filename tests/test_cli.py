@@ -270,3 +270,21 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_left_alone(name, run):
         path.write_bytes(whole)
     assert str(path) in sentence and told in sentence
     assert "move it away" in sentence
+
+
+def test_a_gpu_whose_memory_is_not_enough_is_told_in_one_sentence(
+    tmp_path, monkeypatch
+):
+    def learn(agent, data, state=None):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. "
+            "Of the allocated memory 7 GiB is allocated by PyTorch.\nMore."
+        )
+
+    monkeypatch.setattr("dreamerv2.agent.Agent.train", learn)
+    sentence = one_sentence(train_here(*CATCH, "--logdir", tmp_path))
+    assert sentence == (
+        "The memory of the GPU is not enough (CUDA out of memory. Tried to allocate "
+        "2.00 GiB. GPU 0 has 1.00 GiB free): end other programs that use it, or lower "
+        "--dataset.batch or the sizes of the networks."
+    )

@@ -1,8 +1,13 @@
 """--profile traces updates and says where their time goes; timers name the parts."""
 
 import json
+from types import SimpleNamespace
 
+import pytest
 from run_tools import CATCH, metrics, ok, train_here
+from torch.autograd import DeviceType
+
+from dreamerv2.common.profiling import costs, format_cost
 
 
 def test_a_trace_of_so_many_updates_is_written_and_summed_up(tmp_path):
@@ -16,6 +21,24 @@ def test_a_trace_of_so_many_updates_is_written_and_summed_up(tmp_path):
     names = [event.get("name") for event in events]
     # The weights of the dream are one cumulative product in each update.
     assert names.count("aten::cumprod") == 3
+
+
+def test_on_a_gpu_its_kernels_cost_and_not_once_more_what_launched_them():
+    def event(key, micros, device_type, note=False):
+        found = SimpleNamespace(key=key, count=2, self_device_time_total=micros)
+        found.device_type, found.is_user_annotation = device_type, note
+        return found
+
+    averages = [
+        event("aten::mm", 30, DeviceType.CPU),
+        event("gemm" * 99, 30, DeviceType.CUDA),
+        event("copy", 10, DeviceType.CUDA),
+        event("a step", 40, DeviceType.CUDA, note=True),
+    ]
+    found = costs(averages, True, 3)
+    assert [row["share"] for row in found] == [0.75, 0.25]
+    assert found[0]["seconds"] == pytest.approx(30e-6)
+    assert len(format_cost(found[0])) < 140
 
 
 def test_nothing_is_traced_unless_asked(tmp_path):

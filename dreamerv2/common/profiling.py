@@ -62,10 +62,18 @@ def costs(averages: Any, cuda: bool, rows: int) -> list[dict[str, Any]]:
 
     Args:
       averages: of a profile, by key_averages.
-      cuda: whether the time on the GPU counts, rather than on the CPU.
+      cuda: whether the time on the GPU counts, rather than on the CPU. Then these are
+        its kernels and copies, which is all that a replayed CUDA graph tells.
 
     Returns operation, calls, seconds, and share of the seconds of all operations.
     """
+    if cuda:  # Operations of the host repeat the time of what they launched.
+        cpu = torch.autograd.DeviceType.CPU
+        averages = [
+            event
+            for event in averages
+            if event.device_type != cpu and not event.is_user_annotation
+        ]
 
     def micros(event: Any) -> float:
         return event.self_device_time_total if cuda else event.self_cpu_time_total
@@ -87,5 +95,5 @@ def format_cost(row: dict[str, Any]) -> str:
     """A line of the table."""
     return (
         f"{row['share']:7.1%} {row['seconds']:9.4f} s {row['calls']:7} x  "
-        f"{row['operation']}"
+        f"{row['operation'][:100]}"  # The names of kernels may be much longer.
     )
