@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dreamerv2 import expl
 from dreamerv2.common import nets, torchutils
-from dreamerv2.common.build import Builder
+from dreamerv2.common.build import Builder, no_gpu
 from dreamerv2.common.capture import Captured, backend_for
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
@@ -50,10 +50,10 @@ class Agent(torchutils.Module):
         self.config = config
         self.device = torchutils.resolve_device(config.device)
         if self.device.type == "cuda" and self.device.index is not None:
-            torch.cuda.set_device(
-                self.device
-            )  # Else what names no GPU takes the first.
-        self.precision = torchutils.Precision(config.precision, self.device)
+            # What names no GPU means this one, rather than the first.
+            torch.cuda.set_device(self.device)
+        alone = not config.async_training
+        self.precision = torchutils.Precision(config.precision, self.device, alone)
         self._counter = step
         self._step = torch.zeros(
             (), dtype=self.precision.param, device=self.device
@@ -229,7 +229,7 @@ class Agent(torchutils.Module):
         dtype = str(self.precision.compute).removeprefix("torch.")
         lines = [f"Device: {self.device}, computing in {dtype}."]
         if self.config.device == "auto" and self.device.type == "cpu":
-            lines[0] += " (PyTorch sees no CUDA GPU.)"
+            lines[0] += f" ({no_gpu()})"
         networks = {
             "encoder": self.wm.encoder,
             "rssm": self.wm.rssm,

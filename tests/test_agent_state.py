@@ -229,6 +229,19 @@ def test_a_gpu_on_which_nothing_can_be_compiled_is_used_without(monkeypatch, cap
         compile_trouble(device)
 
 
+def test_a_gpu_that_pytorch_does_not_see_is_missed_aloud(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    agent = make_agent({"device": "auto"})
+    assert "float32. (PyTorch sees no CUDA GPU.)\n" in agent.summary()
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    for version, told in ((None, "CPUs alone"), ("13.0", "CUDA 13.0")):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        summary = agent.summary()
+        assert "CUDA GPU, though an NVIDIA driver is installed: " in summary
+        assert f"this build of PyTorch is for {told}; " in summary
+
+
 def test_what_names_no_gpu_means_the_one_that_was_asked_for(monkeypatch):
     class Told(Exception):
         pass

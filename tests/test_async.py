@@ -198,6 +198,30 @@ def test_the_twin_acts_as_the_agent_would_with_its_weights(mode, one_thread):
     updates.close()
 
 
+def test_16_bit_updates_do_not_depend_on_when_the_twin_acts(one_thread):
+    changes = {"async_training": True, "precision": "bfloat16", "actor_grad": "both"}
+    agent, plain = make_agent(changes), make_agent(changes)
+    noise = agent.noise
+
+    def act():
+        with agent.precision.context():
+            pass
+
+    def meanwhile(*args):  # It is drawn between two uses of a weight, among others.
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+        return noise(*args)
+
+    agent.noise = meanwhile
+    found = []
+    for each in (agent, plain):
+        state, metrics = each.train(make_batch(0), None)
+        actor = dict(each.task_behavior.actor.state_dict())
+        found.append({**state, **metrics, **actor})
+    assert same(*found)
+
+
 def test_updates_that_are_due_at_once_do_not_wait_for_each_other(one_thread):
     go, done = threading.Event(), []
 

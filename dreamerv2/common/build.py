@@ -1,5 +1,6 @@
 """How an agent's networks are made: seeded weights, dtype, device, compilation."""
 
+import shutil
 from collections.abc import Mapping
 
 import torch
@@ -75,3 +76,15 @@ def compile_trouble(device: torch.device) -> str | None:
 
 def _sample(x: Tensor) -> Tensor:
     return x.tanh().sum()
+
+
+def no_gpu() -> str:
+    """What to say where PyTorch sees no GPU: there may be one all the same."""
+    if not shutil.which("nvidia-smi"):
+        return "PyTorch sees no CUDA GPU."
+    made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+    return (
+        "PyTorch sees no CUDA GPU, though an NVIDIA driver is installed: this build of "
+        f"PyTorch is for {made_for}; compare that with what nvidia-smi says, and "
+        "install a newer driver or another build of PyTorch."
+    )

@@ -46,6 +46,9 @@ class Precision:
     ``16`` means bfloat16 where the hardware computes in it, else float16 with loss
     scaling. A CPU computes in float32 unless a 16-bit type is asked for by name.
     ``float64`` puts everything into float64, for comparing numbers.
+
+    cache: whether 16-bit copies of weights are kept for a context. PyTorch drops them
+    whenever another thread leaves one, so beside threads they would depend on timing.
     """
 
     NAMES = {
@@ -57,8 +60,9 @@ class Precision:
         "float16": torch.float16,
     }
 
-    def __init__(self, name: str, device: torch.device):
+    def __init__(self, name: str, device: torch.device, cache: bool = True):
         self._device = device
+        self._cache = cache
         if name == "16":
             name = self._best_16_bit(device)
         if name not in self.NAMES:
@@ -85,7 +89,8 @@ class Precision:
         """Within it, matrix products and convolutions compute in 16 bits."""
         if self.compute not in LOW_PRECISION:
             return nullcontext()
-        return torch.autocast(self._device.type, self.compute)
+        kind = self._device.type
+        return torch.autocast(kind, self.compute, cache_enabled=self._cache)
 
 
 def full(x: Tensor) -> Tensor:
