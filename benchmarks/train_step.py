@@ -259,7 +259,8 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes since reset_peak: that torch had of the GPU; on a CPU, that the
     process had in all. Where there is no reset, since the process began."""
     if device.type == "cuda":  # Not run without a GPU.
-        return torch.cuda.max_memory_allocated(device)
+        # Reserved, since a replayed CUDA graph allocates nothing: it has its own pool.
+        return torch.cuda.max_memory_reserved(device)
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -404,3 +404,20 @@ def test_on_a_gpu_an_agent_whose_updates_are_graphs_learns_the_same(
     for key in ("model_loss", "image_loss", "critic_loss", "reward_mean"):
         numbers = [each[key].nan_to_num(7.7) for each in found]  # As in assert_same.
         torch.testing.assert_close(*numbers, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_on_a_gpu_what_is_compiled_is_captured_too(capsys):
+    """Not run without a GPU. As a run with the defaults does it."""
+    agent = make_agent({"device": "cuda", "jit": True, "precision": "16"})
+    state = policy = None
+    for i in range(6):
+        state, metrics = agent.train(agent.to_tensors(make_batch(i)), state)
+        _, policy = agent.policy(make_obs(i, first=i == 0), policy)
+    told = capsys.readouterr().out
+    if "without torch.compile" in told:
+        pytest.skip(told)
+    assert "failed" not in told
+    for each in (agent._update, agent._choose):
+        assert [graph.captured is not None for graph in each._graphs.values()] == [True]
+    assert torch.isfinite(metrics["model_loss"])

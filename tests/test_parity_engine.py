@@ -15,6 +15,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.rssm import GRUCell
 from dreamerv2.parity import Setup, compare_file, find_files
 from dreamerv2.parity.agents import INPUTS
+from dreamerv2.parity.files import strict
 from dreamerv2.parity.recording import RecordedNoise, Recording
 from dreamerv2.parity.rows import Rows, relative_error
 
@@ -273,6 +274,14 @@ def test_float16_gradients_are_finite_once_the_scale_has_settled():
     rows = {row.quantity: row for row in compare_file(path, Setup("float16"), 1)}
     assert rows["grads/encoder"].error < 0.1
     assert rows["metrics/image_loss"].error < 1e-3
+
+
+def test_on_a_gpu_the_convolutions_that_are_compared_are_those_of_training():
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled, cudnn.allow_tf32
+    with strict(Setup()):
+        assert cudnn.enabled and not cudnn.allow_tf32
+    assert (cudnn.enabled, cudnn.allow_tf32) == before
 
 
 def test_a_damaged_file_is_named(tmp_path):
