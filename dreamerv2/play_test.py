@@ -23,6 +23,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.keys import GameKeys, Script, action_names
 from dreamerv2.common.player import Player, step_rate
 from dreamerv2.common.playflags import SHARED, run_config, split_flags
+from dreamerv2.common.printing import print_anything
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.window import play
 
@@ -37,6 +38,7 @@ OPTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 2 for what the user can mend."""
+    print_anything()
     try:
         argv = sys.argv[1:] if argv is None else list(argv)
         options, rest = split_flags(argv, OPTIONS, __doc__)

@@ -42,6 +42,7 @@ from dreamerv2.common.memory import warn_if_too_big
 from dreamerv2.common.noise import Noise
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
 from dreamerv2.common.outputs import make_outputs
+from dreamerv2.common.printing import print_anything
 from dreamerv2.common.profiling import UpdateProfile
 from dreamerv2.common.progress import progress
 from dreamerv2.common.recorded import recorded_spaces, take_in
@@ -59,6 +60,7 @@ from dreamerv2.common.when import Every, Until
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 2 for what the user can mend, 1 for a run
     that failed on its way."""
+    print_anything()
     try:
         config = parse_config(argv, load_presets())
         check_limits(config)

@@ -30,6 +30,15 @@ def test_a_run_works_from_any_working_directory(command, tmp_path):
     assert any("model_loss" in line for line in lines)
 
 
+def test_a_locale_of_ascii_alone_takes_any_logdir(tmp_path, monkeypatch):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for name, value in locale.items():
+        monkeypatch.setenv(name, value)
+    result = ok(train(*CATCH, "--logdir", "L\u00e5ng", cwd=tmp_path))
+    assert result.err == ""
+    assert metrics(tmp_path / "L\u00e5ng")
+
+
 @pytest.mark.parametrize("command", [SCRIPT, COMMAND], ids=["script", "command"])
 def test_bad_input_ends_the_process_with_exit_code_2(command, tmp_path):
     result = train("--rssm.detr", "3", command=command, cwd=tmp_path)
@@ -73,6 +82,13 @@ REFUSED_AT_ONCE = {
     "--seed -1": "--seed is -1; it must be 0 or more.",
     "--envs 0": "--envs is 0; it must be 1 or more.",
     "--eval_eps 0": "--eval_eps is 0; it must be 1 or more.",
+    "--seed 1e30": "it must be 9223372036854775807 or less.",
+    "--rssm.discrete -1": "--rssm.discrete is -1; it must be 0 or more.",
+    "--train_steps -1": "--train_steps is -1; it must be 0 or more.",
+    "--model_opt.lr -1e-4": "--model_opt.lr is -0.0001; it must be 0 or more.",
+    "--discount 1.01": "--discount is 1.01; it must be 1 or less.",
+    "--discount inf": "--discount is inf; it must be 1 or less.",
+    "--kl.balance 8": "--kl.balance is 8.0; it must be 1 or less.",
     "--action_repeat 0": "--action_repeat is 0; it must be 1 or more.",
     "--time_limit -1": "--time_limit is -1; it must be 0 or more.",
     "--train_every -1": "--train_every is -1; it must be 0 or more.",

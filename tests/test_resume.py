@@ -2,14 +2,17 @@
 
 import json
 import signal
+import subprocess
 from contextlib import ExitStack, closing
 
 import pytest
 from run_tools import (
     CATCH,
+    SCRIPT,
     TINY,
     Running,
     checkpoint,
+    environment,
     episodes,
     goes_on,
     metrics,
@@ -50,6 +53,24 @@ def test_a_stopped_run_saves_its_last_step_and_goes_on_there(tmp_path, number, c
     finished = sum(len(ep["reward"]) - 1 for ep in episodes(logdir / "train_episodes"))
     assert step_of(logdir) >= finished > first
     goes_on(logdir)
+
+
+def test_a_run_whose_output_nobody_reads_any_more_saves_and_stops(tmp_path):
+    flags = map(str, [*CATCH, "--steps", "1e8", "--logdir", tmp_path])
+    process = subprocess.Popen(
+        [*SCRIPT, *flags],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert any(line.startswith("Train: 20/") for line in process.stdout)
+        process.stdout.close()  # As `| head` does.
+        err = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert err == "Nobody reads the output any more: saving after this step.\n"
+    goes_on(tmp_path)
 
 
 def test_a_second_ctrl_c_stops_in_the_middle_of_an_update(tmp_path):

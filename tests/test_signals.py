@@ -1,11 +1,14 @@
-"""A signal takes effect when the loop asks, and a second Ctrl-C at once."""
+"""A signal takes effect when the loop asks, and a second Ctrl-C at once;
+who reads the output may leave."""
 
+import io
 import os
 import signal
 import sys
 
 import pytest
 
+from dreamerv2.common.printing import print_anything
 from dreamerv2.common.signals import Stopped, StopSignals
 
 
@@ -46,6 +49,58 @@ def test_a_second_sigterm_still_waits_for_the_save():
 def test_a_check_takes_what_callbacks_of_a_driver_get():
     with StopSignals() as stop:
         stop.check({"reward": 0.0}, worker=1)
+
+
+@pytest.fixture
+def unread():
+    """A stream of text that nobody reads."""
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "w") as stream:
+        yield stream
+
+
+def test_output_that_nobody_reads_counts_as_a_signal(unread, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", unread)
+    with StopSignals() as stop:
+        print("lost", flush=True)
+        print("lost, too", flush=True)
+        with pytest.raises(Stopped, match="SIGPIPE") as stopped:
+            stop.check()
+    assert stopped.value.code == 141
+    assert sys.stdout is unread
+    print("and so is this", flush=True)
+    assert capsys.readouterr().err == (
+        "Nobody reads the output any more: saving after this step.\n"
+    )
+
+
+def test_ctrl_c_that_ends_the_reader_too_still_waits_for_the_save(unread, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", unread)
+    monkeypatch.setattr(sys, "stderr", unread)
+    with StopSignals() as stop:
+        send(signal.SIGINT)
+        print("The step is finished.", flush=True)
+        with pytest.raises(Stopped, match="SIGINT"):
+            stop.check()
+
+
+def test_an_error_of_the_output_that_is_no_lost_reader_is_raised(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with StopSignals() as stop, pytest.raises(OSError, match="No space"):
+            print("much", flush=True)
+        stop.check()
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # To be closed.
+
+
+def test_characters_that_the_encoding_lacks_are_printed_as_question_marks(monkeypatch):
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, "ascii"))
+    print_anything()
+    print("L\u00e5ng \udcc3", flush=True)
+    assert content.getvalue() == b"L?ng ?\n"
 
 
 def test_handlers_are_as_before_afterwards():

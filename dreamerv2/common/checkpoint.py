@@ -65,7 +65,9 @@ def load_checkpoint(
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"There is no checkpoint at {path}: check the --logdir.")
+        raise UsageError(
+            f"There is no checkpoint at {path}: name the folder of a run that saved."
+        )
     try:
         with path.open("rb") as file:
             _check_whole(file)

@@ -9,7 +9,9 @@ from dreamerv2.common.errors import UsageError
 AT_LEAST = {
     **dict.fromkeys("seed train_every log_every eval_every save_every".split(), 0),
     **dict.fromkeys("steps prefill pretrain time_limit layers".split(), 0),
-    **dict.fromkeys("env_restarts env_timeout profile".split(), 0),
+    **dict.fromkeys("env_restarts env_timeout profile train_steps".split(), 0),
+    **dict.fromkeys("discrete lr wd discount discount_lambda".split(), 0),
+    **dict.fromkeys("balance momentum slow_target_fraction".split(), 0),
     "nan_patience": 1,
     **dict.fromkeys("envs eval_eps action_repeat render_size batch".split(), 1),
     **dict.fromkeys("ensemble hidden deter stoch units mlp_layers".split(), 1),
@@ -17,6 +19,14 @@ AT_LEAST = {
     "slow_target_update": 1,
     "length": 2,  # A report shows at least one step of a dream.
     "imag_horizon": 2,  # The actor learns from all steps of a dream but the last.
+}
+
+# The most that a number may be, by its whole key.
+AT_MOST = {
+    "seed": 2**63 - 1,  # What torch's generators take.
+    **dict.fromkeys("discount discount_lambda slow_target_fraction".split(), 1),
+    **dict.fromkeys("kl.balance reward_norm.momentum".split(), 1),
+    "expl_reward_norm.momentum": 1,
 }
 
 
@@ -28,6 +38,9 @@ def check_limits(config: Config) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if least is not None and min(numbers) < least:
             raise UsageError(f"--{key} is {min(numbers)}; it must be {least} or more.")
+        most = AT_MOST.get(key)
+        if most is not None and value > most:
+            raise UsageError(f"--{key} is {value}; it must be {most} or less.")
         if isinstance(value, str) and re.fullmatch(r"(log|mlp|cnn)_keys.*", name):
             try:
                 re.compile(value)

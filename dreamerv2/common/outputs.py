@@ -295,7 +295,7 @@ def _config_text(config: Config) -> Any:
     text = "\n".join(f"    {line}" for line in str(config).splitlines())
     tensor = tensor_pb2.TensorProto(
         dtype=DT_STRING,
-        string_val=[text.encode()],
+        string_val=[text.encode(errors="replace")],  # A path may be no text.
         tensor_shape=tensor_shape_pb2.TensorShapeProto(),
     )
     about = metadata.create_summary_metadata(display_name="config", description="")
@@ -315,7 +315,7 @@ def _config_hparams(config: Config) -> Any:
             start.hparams[key].number_value = value
         else:
             shown = value if isinstance(value, str) else ", ".join(map(str, value))
-            start.hparams[key].string_value = shown
+            start.hparams[key].string_value = shown.encode(errors="replace").decode()
     data = plugin_data_pb2.HParamsPluginData(session_start_info=start)
     return summary_pb2.Summary.Value(
         tag=metadata.SESSION_START_INFO_TAG,

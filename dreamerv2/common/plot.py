@@ -23,6 +23,7 @@ import numpy as np
 from dreamerv2.common import figure, scores
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.plotflags import parse
+from dreamerv2.common.printing import print_anything
 from dreamerv2.common.runs import (
     Run,
     aggregate,
@@ -34,6 +35,7 @@ from dreamerv2.common.runs import (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 2 for what the user can mend."""
+    print_anything()
     try:
         for path in plot(parse(argv, __doc__)):
             print(f"Wrote {path}.")

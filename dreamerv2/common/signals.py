@@ -1,9 +1,13 @@
-"""Ctrl-C and SIGTERM as something that a loop looks at, at a moment of its choice."""
+"""Ctrl-C, SIGTERM and a closed output, as something that a loop looks at, at a moment
+of its choice."""
 
 import contextlib
 import signal
+import sys
 from types import FrameType
 from typing import Any
+
+from dreamerv2.common.printing import ReaderMayLeave
 
 
 class Stopped(Exception):
@@ -17,8 +21,10 @@ class Stopped(Exception):
 class StopSignals:
     """Within it, SIGINT and SIGTERM only take effect at the next check().
 
-    So the loop can finish its step and save. A second SIGINT interrupts at once.
-    Must be entered in the main thread.
+    So the loop can finish its step and save. A second SIGINT interrupts at once. That
+    nobody reads the output any more, as with `| head`, counts as a SIGPIPE; with
+    `| tee FILE` it comes with Ctrl-C, which ends tee, too. Must be entered in the main
+    thread.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,13 +32,17 @@ class StopSignals:
     def __init__(self) -> None:
         self._received: int | None = None
         self._before: dict[int, Any] = {}
+        self._output = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignals":
         for number in self.SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
+        output = ReaderMayLeave(sys.stdout, self._no_reader)
+        self._output.enter_context(contextlib.redirect_stdout(output))
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._output.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -45,10 +55,21 @@ class StopSignals:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
+        again = " again" if number == signal.SIGINT else ""
         # The signal may have come in the middle of a print, which refuses another.
         with contextlib.suppress(RuntimeError):
             print(
                 f"\n{signal.Signals(number).name}: saving after this step."
-                " Press Ctrl-C again to stop at once.",
+                f" Press Ctrl-C{again} to stop at once.",
                 flush=True,
+            )
+
+    def _no_reader(self) -> None:
+        if self._received is None:
+            # Windows has no such signal.
+            self._received = getattr(signal, "SIGPIPE", signal.SIGTERM)
+        with contextlib.suppress(OSError):  # Nor may anybody read this one.
+            print(
+                "Nobody reads the output any more: saving after this step.",
+                file=sys.stderr,
             )
