@@ -4,10 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from run_tools import CATCH, metrics, ok, train_here
 from torch.autograd import DeviceType
 
-from dreamerv2.common.profiling import costs, format_cost
+from dreamerv2.common.profiling import WARMUP, UpdateProfile, costs, format_cost
 
 
 def test_a_trace_of_so_many_updates_is_written_and_summed_up(tmp_path):
@@ -39,6 +40,15 @@ def test_on_a_gpu_its_kernels_cost_and_not_once_more_what_launched_them():
     assert [row["share"] for row in found] == [0.75, 0.25]
     assert found[0]["seconds"] == pytest.approx(30e-6)
     assert len(format_cost(found[0])) < 140
+
+
+def test_a_gpu_that_is_not_used_is_not_asked(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    profile = UpdateProfile(1, tmp_path)
+    for _ in range(WARMUP + 1):
+        with profile:
+            torch.ones(3).cumprod(0)
+    assert "aten::cumprod" in capsys.readouterr().out
 
 
 def test_nothing_is_traced_unless_asked(tmp_path):

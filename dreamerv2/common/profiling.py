@@ -47,12 +47,12 @@ class UpdateProfile:
             self._finish()
 
     def _finish(self) -> None:
-        if torch.cuda.is_available():  # Not run without a GPU.
+        cuda = torch.cuda.is_initialized()  # A run on the CPU leaves a GPU alone.
+        if cuda:  # Not run without a GPU.
             torch.cuda.synchronize()  # So that the last kernels are in it.
         profile, self._profile = self._profile, None
         profile.stop()
         print(f"Traced {self._seen - WARMUP} updates to {self._folder}:", flush=True)
-        cuda = torch.cuda.is_available()
         for row in costs(profile.key_averages(), cuda, ROWS):
             print(format_cost(row))
 
