@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dreamerv2.common.printing import print_anything
+from dreamerv2.common.progress import progress
 from dreamerv2.common.signals import Stopped, StopSignals
 
 
@@ -83,6 +84,14 @@ def test_ctrl_c_that_ends_the_reader_too_still_waits_for_the_save(unread, monkey
         print("The step is finished.", flush=True)
         with pytest.raises(Stopped, match="SIGINT"):
             stop.check()
+
+
+def test_output_that_was_closed_before_the_program_began_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with StopSignals() as stop, progress("Train", total=2) as bar:
+        bar.advance(2)
+        stop.check()
+    assert bar.count == 2 and sys.stdout is None
 
 
 def test_an_error_of_the_output_that_is_no_lost_reader_is_raised(monkeypatch):

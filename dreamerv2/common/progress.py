@@ -62,7 +62,8 @@ def progress(
     """
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.
-        is_terminal, write, console = sys.stdout.isatty(), None, rich.get_console()
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        write, console = None, rich.get_console()
     else:
         write = functools.partial(console.print, markup=False, soft_wrap=True)
         is_terminal = console.is_terminal

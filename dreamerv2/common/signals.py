@@ -37,8 +37,9 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         for number in self.SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
-        output = ReaderMayLeave(sys.stdout, self._no_reader)
-        self._output.enter_context(contextlib.redirect_stdout(output))
+        if sys.stdout is not None:  # It was closed before the program began.
+            output = ReaderMayLeave(sys.stdout, self._no_reader)
+            self._output.enter_context(contextlib.redirect_stdout(output))
         return self
 
     def __exit__(self, *exc: object) -> None:
