@@ -29,7 +29,7 @@ from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
 from dreamerv2.common.given import GivenEnvs, is_maker, prepare_env
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.logdir import Logdir, config_of_run
+from dreamerv2.common.logdir import Logdir, config_of_run, goes_on
 from dreamerv2.common.logger import Output
 from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.torchutils import resolve_device
@@ -99,7 +99,7 @@ def train(
             run = Run(config, logdir, stop, stack, given, given.evaluates, outputs)
             run.train()
         except Stopped as stopped:
-            print(f"{stopped} The same program goes on from the last checkpoint.")
+            print(f"{stopped} The same program {goes_on(logdir.path)}")
             raise SystemExit(stopped.code) from None
 
 

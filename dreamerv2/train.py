@@ -30,7 +30,7 @@ from dreamerv2.common.finite import Watch, check_actions
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.heap import keep_freed_memory
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.logdir import Logdir
+from dreamerv2.common.logdir import Logdir, goes_on
 from dreamerv2.common.logger import (
     JSONLOutput,
     Logger,
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dreamerv2-train: {full_gpu(error)}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"{stopped} The same command goes on from the last checkpoint.")
+        folder = Path(config.logdir).expanduser()
+        print(f"{stopped} The same command {goes_on(folder)}")
         return stopped.code
     except KeyboardInterrupt:
         return 130

@@ -1,10 +1,10 @@
 """Load a trained agent and act with it.
 
 python examples/cartpole.py --logdir ~/logdir/cartpole
-python examples/act.py ~/logdir/cartpole
+python examples/act.py --logdir ~/logdir/cartpole
 """
 
-import sys
+import argparse
 
 import gymnasium
 
@@ -23,4 +23,7 @@ def main(logdir: str, episodes: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2] or ["~/logdir/cartpole"])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--logdir", default="~/logdir/cartpole")
+    parser.add_argument("--episodes", type=int, default=5)
+    main(**vars(parser.parse_args()))

@@ -27,7 +27,7 @@ def run(name, tmp_path, *flags):
 
 def test_cartpole_trains_and_its_agent_acts(tmp_path):
     run("cartpole.py", tmp_path)
-    done = ok(example("act.py", tmp_path, folder=tmp_path))
+    done = ok(example("act.py", "--logdir", tmp_path, folder=tmp_path))
     returns = [line.split() for line in done.out.splitlines()]
     assert [words[0] for words in returns] == ["Return"] * 5
     assert all(8 <= float(words[1]) <= 500 for words in returns)

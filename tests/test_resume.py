@@ -55,6 +55,26 @@ def test_a_stopped_run_saves_its_last_step_and_goes_on_there(tmp_path, number, c
     goes_on(logdir)
 
 
+def test_a_run_that_is_stopped_before_its_first_checkpoint_says_what_is_kept(tmp_path):
+    logdir = tmp_path / "run"
+    flags = [*CATCH, "--pretrain", "1e6", "--logdir", logdir]
+    with Running(tmp_path, *flags) as run:
+        run.wait_until(lambda: "Pretrain: " in run.out)
+        run.send(signal.SIGTERM)
+        result = run.result()
+    assert (result.code, result.err) == (143, "")
+    assert not (logdir / "variables.pt").exists()
+    kept = len(episodes(logdir / "train_episodes"))
+    assert kept > 0
+    assert result.out.splitlines()[-1] == (
+        "Stopped by SIGTERM. The same command begins anew, with the episodes that are "
+        "there: no checkpoint was due yet."
+    )
+    again = ok(train_here(*CATCH, "--steps", 40, "--logdir", logdir))
+    assert "Prefill" not in again.out
+    assert len(episodes(logdir / "train_episodes")) >= kept
+
+
 def test_a_run_whose_output_nobody_reads_any_more_saves_and_stops(tmp_path):
     flags = map(str, [*CATCH, "--steps", "1e8", "--logdir", tmp_path])
     process = subprocess.Popen(

@@ -162,6 +162,13 @@ def lock(folder: Path) -> IO[str] | None:
     return file
 
 
+def goes_on(folder: Path) -> str:
+    """What the same command does after a stop, as the end of a sentence."""
+    if (folder / CHECKPOINT).exists():
+        return "goes on from the last checkpoint."
+    return "begins anew, with the episodes that are there: no checkpoint was due yet."
+
+
 def load_config(path: Path) -> Config:
     """A config that a run has left; UsageError if it is damaged."""
     try:

@@ -175,8 +175,9 @@ class Store:
                 self._count(episode)
         if names:
             print(
-                f"The run took another way than before it was stopped: it learns from "
-                f"the {len(names):,} episodes that were held back, too."
+                "The run took another way than before it was stopped: the "
+                f"{len(names):,} episodes of {self.directory} that were held back "
+                "count, too."
             )
             self._report_aside()
 
