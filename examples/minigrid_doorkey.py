@@ -20,6 +20,11 @@ SETTINGS = {
     "train_every": 10,
     "prefill": 1e4,
     "(encoder|decoder).mlp_keys": "$^",
+    # Networks for a laptop; without these four lines they are several times as large.
+    "(encoder|decoder).cnn_depth": 16,
+    "rssm": {"hidden": 200, "deter": 200, "stoch": 16, "discrete": 16},
+    "(reward_head|discount_head|actor|critic).layers": 2,
+    "(reward_head|discount_head|actor|critic).units": 128,
     "clip_rewards": "identity",
     "actor_ent": 3e-3,
     "replay.minlen": 10,
