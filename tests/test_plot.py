@@ -9,7 +9,7 @@ from PIL import Image
 
 from dreamerv2.common import plot, runs, scores
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.figure import choose_colors, format_tick, task_title
+from dreamerv2.common.figure import choose_colors, draw, format_tick, task_title
 from dreamerv2.common.plotflags import parse
 from dreamerv2.common.runs import Run, make_curve
 
@@ -388,3 +388,18 @@ def test_numbers_and_names_are_written_short():
     assert shown == ["0", "2.5K", "-200M", "1.5B", "0.25", "0"]
     assert task_title("atari_space_invaders") == "Space Invaders"
     assert task_title("gym_CartPole-v1") == "gym_CartPole-v1"
+
+
+def test_one_published_point_shows_its_range_and_the_legend_fits_one_panel():
+    numbers = {"x": 1e6, "mean": 10.0, "std": 3.0, "min": 4.0, "max": 18.0}
+    curve = {key: np.array([value]) for key, value in numbers.items()}
+    panel = {"methods": {}, "baselines": {}, "published": {"dreamerv2": curve}}
+    data = {"tasks": {"atari_freeway": panel}, "stats": {}, "agg": "std"}
+    data.update(xaxis="step", yaxis="eval_return")
+    flags = ["--indir", "x", "--outdir", "x", "--band", "range", "--xlim", "0", "2e6"]
+    drawn = draw(data, parse(flags))
+    (bar,) = drawn.axes[0].collections
+    assert bar.get_segments()[0].tolist() == [[1e6, 4.0], [1e6, 18.0]]
+    drawn.canvas.draw()
+    box = drawn.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= drawn.bbox.width

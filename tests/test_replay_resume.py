@@ -126,7 +126,7 @@ def test_nothing_is_lost_if_the_run_takes_another_way(tmp_path, capsys, storage)
     add(again, 2, 11)
     capsys.readouterr()
     add(again, 7, 11)
-    assert "learns from the 2 episodes" in capsys.readouterr().out
+    assert "the 2 episodes of " in capsys.readouterr().out
     assert again.stats["total_steps"] == again.stats["loaded_steps"] == 10 + 4 * 11
     order = [content["count"][0] // 1000 for content in contents(tmp_path)]
     assert order == [1, 2, 3, 4, 7]

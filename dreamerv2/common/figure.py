@@ -172,7 +172,10 @@ def _draw_behind(
             if kind == "range":
                 low, high = curve["min"][shown], curve["max"][shown]
                 band["label"] = "published: lowest to highest seed"
-            axis.fill_between(x, low, high, **band)
+            if len(x) == 1:  # Between one point and none there is nothing to fill.
+                axis.vlines(x, low, high, **{**band, "lw": 8})
+            else:
+                axis.fill_between(x, low, high, **band)
 
 
 def _markers(x: np.ndarray) -> dict[str, Any]:
@@ -242,11 +245,12 @@ def _draw_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     order = sorted(handles, key=lambda label: -handles[label].get_zorder())
+    widest = max(map(len, order), default=0) * 0.06 + 0.6  # Inches, about.
     figure.legend(
         [handles[label] for label in order],
         order,
         loc="outside lower center",
-        ncols=min(columns, max(1, math.floor(figure.get_figwidth() / 1.6))),
+        ncols=min(columns, max(1, math.floor(figure.get_figwidth() / widest))),
         fontsize=8,
         frameon=False,
     )
