@@ -33,17 +33,17 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete
-
-import dreamerv2.api as dv2
-from dreamerv2.common.benchmark import (
+from circumstances import (
     circumstances,
     count_cores,
     make_parser,
     run_process,
 )
-from dreamerv2.common.signals import Stopped, StopSignals
-from dreamerv2.common.suites import require
+from gymnasium.spaces import Box, Dict, Discrete
+
+import dreamerv2.api as dv2
+from dreamerv2.common.suites.dmc import require
+from dreamerv2.running.signals import Stopped, StopSignals
 
 TASK = "MiniGrid-MultiRoom-N4-S5-v0"
 LAYOUT = 0  # The seed of every episode.

@@ -36,9 +36,9 @@ from pathlib import Path
 # Before torch and numpy: a run uses one thread, and a fork must find no others.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from dreamerv2.common.benchmark import make_parser
-from dreamerv2.faults import LOGDIR, ROWS, Outcome, make_base, run_trial
-from dreamerv2.faults.report import as_json, print_table, print_trial
+from circumstances import make_parser
+from fault_trials import LOGDIR, ROWS, Outcome, make_base, run_trial
+from fault_trials.report import as_json, print_table, print_trial
 
 Job = tuple[str, int]
 

@@ -34,16 +34,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from circumstances import circumstances, run_process
 from learns_settings import SUITES, Task
 
-from dreamerv2.common.benchmark import circumstances, run_process
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.other import RandomAgent
-from dreamerv2.common.scores import load_reference_episodes
-from dreamerv2.common.signals import Stopped, StopSignals
+from dreamerv2.common.plots.scores import load_reference_episodes
+from dreamerv2.running.signals import Stopped, StopSignals
 
 MINUTES = {"toy": 10, "gym": 10, "reference": 60}  # For each run.
 NOTHING = (0, float("nan"))  # Step and return before there is an evaluation.

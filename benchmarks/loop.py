@@ -29,13 +29,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dreamerv2.common.benchmark import circumstances, make_parser, run_process
+from circumstances import circumstances, make_parser, run_process
+
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.running.signals import Stopped, StopSignals
 
 MODES = {"sync": "False", "async": "True"}  # What --async_training is there.
 PARTS = ("env", "policy", "data", "update")

@@ -30,10 +30,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from circumstances import make_parser
+from recordings import Row, Setup, compare_file, find_files
 
-from dreamerv2.common.benchmark import make_parser
 from dreamerv2.common.errors import UsageError
-from dreamerv2.parity import Row, Setup, compare_file, find_files
 
 DEFAULT_DIR = Path(__file__).parent.parent / "tests" / "parity"
 

@@ -39,10 +39,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from circumstances import circumstances, make_parser
 
-from dreamerv2.common.benchmark import circumstances, make_parser
-from dreamerv2.common.episodes import Arrays, EpisodeFiles
-from dreamerv2.common.memory import available_memory
+from dreamerv2.common.episodes.files import Arrays, EpisodeFiles
+from dreamerv2.common.episodes.memory import available_memory
 from dreamerv2.common.replay import Replay
 
 EPISODE = 1000  # Steps.

@@ -29,12 +29,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreamerv2.common import benchmark
+import circumstances
+from replication import jobs, plan, results
+from replication.plan import Job
+from replication.state import State, read_state
+
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.signals import Stopped, StopSignals
-from dreamerv2.replication import jobs, plan, results
-from dreamerv2.replication.plan import Job
-from dreamerv2.replication.state import State, read_state
+from dreamerv2.running.signals import Stopped, StopSignals
 
 # Operations of one update with the preset atari, in units of 1e9, and about how many of
 # them a CPU core does in a second.
@@ -147,7 +148,7 @@ def train(
         raise UsageError(
             f"Cannot write to {args.out} ({error.strerror}): choose another --out."
         ) from error
-    cores, cuda = benchmark.count_cores(), bool(benchmark.gpu_name())
+    cores, cuda = circumstances.count_cores(), bool(circumstances.gpu_name())
     cuda = cuda and left[0].config.device != "cpu"
     at_once = args.jobs or jobs.runs_at_once(cuda, cores, len(left))
     how = "as --jobs says" if args.jobs else "unless --jobs says otherwise"
@@ -158,8 +159,8 @@ def train(
             print(f"{job.name}: {sentence}", file=sys.stderr)
     facts = {
         "command": " ".join(["python benchmarks/replicate.py", *argv]),
-        "hardware": benchmark.hardware(),
-        "versions": benchmark.versions(),
+        "hardware": circumstances.hardware(),
+        "versions": circumstances.versions(),
     }
     return jobs.train(
         left,
@@ -208,7 +209,7 @@ def count(runs: Sequence[tuple[Job, State]]) -> str:
 
 def write(runs: Sequence[tuple[Job, State]], out: Path) -> None:
     """Table, JSON and picture, and says where they are."""
-    from dreamerv2.replication.picture import draw  # Takes seconds.
+    from replication.picture import draw  # Takes seconds.
 
     rows = results.compare(runs)
     text = results.report(runs, rows)

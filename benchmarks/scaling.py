@@ -27,13 +27,13 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
+from circumstances import circumstances, make_parser
 from train_step import add_flags, make_config, measure, write_json
 
-from dreamerv2.common.benchmark import circumstances, make_parser
 from dreamerv2.common.config import Config
+from dreamerv2.common.episodes.memory import available_memory
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.memory import available_memory
 from dreamerv2.common.torchutils import resolve_device
 
 AXES = {  # Key of the config, and the values that it takes.

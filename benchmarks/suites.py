@@ -28,14 +28,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from circumstances import circumstances, make_parser
 from gymnasium.spaces import Box
 from tensorboard.backend.event_processing import event_accumulator
 
-from dreamerv2.common.benchmark import circumstances, make_parser
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.wrappers import signal_spaces
+from dreamerv2.common.suites.wrappers import signal_spaces
 
 SMALL = {
     "envs": 2,

@@ -29,20 +29,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from circumstances import circumstances, make_parser
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamerv2.agent import Agent
-from dreamerv2.common.benchmark import circumstances, make_parser
-from dreamerv2.common.capture import WARMUP
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.capture import WARMUP
+from dreamerv2.common.device.malloc import keep_freed_memory
+from dreamerv2.common.device.profiling import costs, format_cost
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.heap import keep_freed_memory
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.profiling import costs, format_cost
 
 SIZES = {"cpu": (768, 1536, 3072), "cuda": (4096, 8192)}  # Of square matrices.
 

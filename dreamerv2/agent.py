@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from dreamerv2 import expl
 from dreamerv2.common import nets, torchutils
-from dreamerv2.common.build import Builder, no_gpu
-from dreamerv2.common.capture import Captured, backend_for
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.builder import Builder, no_gpu
+from dreamerv2.common.device.capture import Captured, backend_for
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.noise import Noise, NoiseFn, scoped
+from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
 from dreamerv2.common.other import (
     action_noise,
     lambda_return,

@@ -27,13 +27,13 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
-from dreamerv2.common.given import GivenEnvs, is_maker, prepare_env
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.logdir import Logdir, config_of_run, goes_on
 from dreamerv2.common.logger import Output
-from dreamerv2.common.signals import Stopped, StopSignals
 from dreamerv2.common.torchutils import resolve_device
-from dreamerv2.common.trained import read_agent, restore_behavior
+from dreamerv2.running.loading import read_agent, restore_behavior
+from dreamerv2.running.logdir import Logdir, config_of_run, goes_on
+from dreamerv2.running.own_envs import GivenEnvs, is_maker, prepare_env
+from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.train import Run
 
 __all__ = ["Player", "RunFailed", "UsageError", "defaults", "load", "presets", "train"]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dreamerv2.common import nets, torchutils
-from dreamerv2.common.build import Builder
 from dreamerv2.common.config import Config
+from dreamerv2.common.device.builder import Builder
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.noise import NoiseFn, scoped
+from dreamerv2.common.networks.noise import NoiseFn, scoped
 
 if TYPE_CHECKING:
     from dreamerv2.agent import ActorCritic, WorldModel

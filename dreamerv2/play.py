@@ -17,18 +17,18 @@ from pathlib import Path
 from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
-from dreamerv2.common.dream import Stepper
-from dreamerv2.common.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
 from dreamerv2.common.envs import make_env
+from dreamerv2.common.episodes.offline import episode_spaces, load_episode
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.keys import GameKeys, Script, action_names
-from dreamerv2.common.player import step_rate
-from dreamerv2.common.playflags import SHARED, run_config, split_flags
-from dreamerv2.common.printing import print_anything
-from dreamerv2.common.recorded import episode_spaces, load_episode
+from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.torchutils import resolve_device
-from dreamerv2.common.trained import read_agent, restore_behavior
-from dreamerv2.common.window import play
+from dreamerv2.playing.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
+from dreamerv2.playing.keys import GameKeys, Script, action_names
+from dreamerv2.playing.options import SHARED, run_config, split_flags
+from dreamerv2.playing.player import step_rate
+from dreamerv2.playing.stepper import Stepper
+from dreamerv2.playing.window import play
+from dreamerv2.running.loading import read_agent, restore_behavior
 
 OPTIONS = {
     **SHARED,

@@ -15,17 +15,17 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.atari import find_rom
-from dreamerv2.common.canvas import Scene, bars
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.keys import GameKeys, Script, action_names
-from dreamerv2.common.player import Player, step_rate
-from dreamerv2.common.playflags import SHARED, run_config, split_flags
-from dreamerv2.common.printing import print_anything
+from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.replay import Replay
-from dreamerv2.common.window import play
+from dreamerv2.common.suites.atari import find_rom
+from dreamerv2.playing.canvas import Scene, bars
+from dreamerv2.playing.keys import GameKeys, Script, action_names
+from dreamerv2.playing.options import SHARED, run_config, split_flags
+from dreamerv2.playing.player import Player, step_rate
+from dreamerv2.playing.window import play
 
 PERSON, CHANCE = (30, 74, 120), (96, 78, 28)
 

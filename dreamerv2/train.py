@@ -19,18 +19,16 @@ import numpy as np
 import torch
 
 from dreamerv2.agent import Agent
-from dreamerv2.common.background import BackgroundUpdates, Updates
-from dreamerv2.common.checkpoint import cannot_write
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.malloc import keep_freed_memory
+from dreamerv2.common.device.profiling import UpdateProfile
 from dreamerv2.common.driver import Driver
-from dreamerv2.common.environments import Environments, MakeEnv, Restarts
+from dreamerv2.common.episodes.memory import warn_if_too_big
+from dreamerv2.common.episodes.offline import recorded_spaces, take_in
 from dreamerv2.common.errors import RunFailed, UsageError
-from dreamerv2.common.finite import Watch, check_actions
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.heap import keep_freed_memory
 from dreamerv2.common.limits import check_limits
-from dreamerv2.common.logdir import Logdir, goes_on
 from dreamerv2.common.logger import (
     JSONLOutput,
     Logger,
@@ -38,23 +36,25 @@ from dreamerv2.common.logger import (
     TerminalOutput,
     add_episode,
 )
-from dreamerv2.common.memory import warn_if_too_big
-from dreamerv2.common.noise import Noise
+from dreamerv2.common.networks.noise import Noise
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
-from dreamerv2.common.outputs import make_outputs
-from dreamerv2.common.printing import print_anything
-from dreamerv2.common.profiling import UpdateProfile
-from dreamerv2.common.progress import progress
-from dreamerv2.common.recorded import recorded_spaces, take_in
-from dreamerv2.common.reference import parameters
+from dreamerv2.common.outputs.progress import progress
+from dreamerv2.common.outputs.services import make_outputs
+from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.common.outputs.stills import save_stills
 from dreamerv2.common.replay import Replay
-from dreamerv2.common.runstate import Moment, RunState, World
-from dreamerv2.common.saving import Saves, seed_process
-from dreamerv2.common.signals import Stopped, StopSignals
-from dreamerv2.common.stills import save_stills
 from dreamerv2.common.torchutils import resolve_device
-from dreamerv2.common.trained import load_weights
 from dreamerv2.common.when import Every, Until
+from dreamerv2.running.background import BackgroundUpdates, Updates
+from dreamerv2.running.checkpoint import cannot_write
+from dreamerv2.running.environments import Environments, MakeEnv, Restarts
+from dreamerv2.running.loading import load_weights
+from dreamerv2.running.logdir import Logdir, goes_on
+from dreamerv2.running.reference import parameters
+from dreamerv2.running.runstate import Moment, RunState, World
+from dreamerv2.running.saves import Saves, seed_process
+from dreamerv2.running.signals import Stopped, StopSignals
+from dreamerv2.running.watch import Watch, check_actions
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dreamerv2.common.noise import NoiseFn
+from dreamerv2.common.networks.noise import NoiseFn
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

@@ -9,16 +9,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.atari import Atari
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.gridworld import MiniGrid
-from dreamerv2.common.gymwrapper import GymWrapper
-from dreamerv2.common.names import nearest
-from dreamerv2.common.parallel import Async
-from dreamerv2.common.retrogame import Retro
-from dreamerv2.common.suites import DMC, Crafter
-from dreamerv2.common.toys import ToyCatch, ToyReach
-from dreamerv2.common.wrappers import (
+from dreamerv2.common.suites.atari import Atari
+from dreamerv2.common.suites.dmc import DMC, Crafter
+from dreamerv2.common.suites.gym import GymWrapper
+from dreamerv2.common.suites.minigrid import MiniGrid
+from dreamerv2.common.suites.parallel import Async
+from dreamerv2.common.suites.retro import Retro
+from dreamerv2.common.suites.spelling import nearest
+from dreamerv2.common.suites.toys import ToyCatch, ToyReach
+from dreamerv2.common.suites.wrappers import (
     ActionRepeat,
     NormalizeAction,
     OneHotAction,

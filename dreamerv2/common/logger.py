@@ -22,9 +22,14 @@ from typing import Any, SupportsInt
 import numpy as np
 import torch
 
-from dreamerv2.common.checkpoint import cannot_write, write_atomically
-from dreamerv2.common.gifs import as_image, as_video, check_picture
-from dreamerv2.common.outputs import Output, Summary, TensorBoardOutput, WandBOutput
+from dreamerv2.common.outputs.pictures import as_image, as_video, check_picture
+from dreamerv2.common.outputs.services import (
+    Output,
+    Summary,
+    TensorBoardOutput,
+    WandBOutput,
+)
+from dreamerv2.running.checkpoint import cannot_write, write_atomically
 
 __all__ = [
     "JSONLOutput",

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.kernels import decoder_kernels, encoder_kernels, made_by
-from dreamerv2.common.layers import DistLayer, NormLayer, get_act
-from dreamerv2.common.rssm import EnsembleRSSM, GRUCell
+from dreamerv2.common.networks.conv import decoder_kernels, encoder_kernels, made_by
+from dreamerv2.common.networks.layers import DistLayer, NormLayer, get_act
+from dreamerv2.common.networks.rssm import EnsembleRSSM, GRUCell
 from dreamerv2.common.torchutils import compiled, full
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.noise import NoiseFn
+from dreamerv2.common.networks.noise import NoiseFn
 from dreamerv2.common.torchutils import Module
 
 

@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common import figure, scores
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.plotflags import parse
-from dreamerv2.common.printing import print_anything
-from dreamerv2.common.runs import (
+from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.common.plots import figure, scores
+from dreamerv2.common.plots.curves import (
     Run,
     aggregate,
     load_runs,
     make_curve,
     nice_width,
 )
+from dreamerv2.common.plots.options import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:

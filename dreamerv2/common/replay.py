@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.episodes import Arrays, Episode, convert, stored_keys
+from dreamerv2.common.episodes.files import Arrays, Episode, convert, stored_keys
+from dreamerv2.common.episodes.npz import EpisodeLostError, from_bytes, to_bytes
+from dreamerv2.common.episodes.sampling import Dataset, draw_sequence
+from dreamerv2.common.episodes.store import Store
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.sampling import Dataset, draw_sequence
-from dreamerv2.common.storage import EpisodeLostError, from_bytes, to_bytes
-from dreamerv2.common.store import Store
 
 
 class Replay:

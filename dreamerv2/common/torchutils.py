@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from dreamerv2.common.checkpoint import match_state
 from dreamerv2.common.errors import UsageError
+from dreamerv2.running.checkpoint import match_state
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 

@@ -1,0 +1,1 @@
+"""How networks run on their device: built, compiled, captured, profiled."""

@@ -1,0 +1,90 @@
+"""How an agent's networks are made: seeded weights, dtype, device, compilation."""
+
+import shutil
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dreamerv2.common import torchutils
+from dreamerv2.common.config import Config
+from dreamerv2.common.device.capture import cause
+from dreamerv2.common.other import StreamNorm
+
+
+class Builder:
+    """Makes the agent's networks: seeded weights, dtype, device, compilation."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        precision: torchutils.Precision,
+        generator: torch.Generator,
+        jit: bool,
+    ):
+        self.device = device
+        self.precision = precision
+        self._generator = generator
+        trouble = compile_trouble(device) if jit else None
+        self._jit = jit and trouble is None
+        if trouble:
+            print(f"{trouble}: running without torch.compile (jit).")
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        """Initializes a network and puts it where it computes."""
+        torchutils.init_weights(module, self._generator)
+        module.to(self.device, self.precision.param)
+        module.to(memory_format=torch.channels_last)
+        for part in module.modules() if self._jit else ():
+            if hasattr(part, "compile_parts"):
+                part.compile_parts()
+        return module
+
+    def optimizer(
+        self, name: str, networks: Mapping[str, nn.Module], config: Config
+    ) -> torchutils.Optimizer:
+        """An optimizer of all parameters of the networks, by their dotted names."""
+        params = {
+            f"{key}.{name}": param
+            for key, network in networks.items()
+            for name, param in network.named_parameters()
+        }
+        scaling = self.precision.loss_scaling
+        return torchutils.Optimizer(name, params, **config, loss_scaling=scaling)
+
+    def stream_norm(self, config: Config) -> StreamNorm:
+        dtype = self.precision.param
+        return StreamNorm(**config, device=self.device, dtype=dtype)
+
+
+def compile_trouble(device: torch.device) -> str | None:
+    """Why torch.compile does not work for this device; None if it does.
+
+    On a CPU, whether there is a compiler tells. A GPU needs more: Triton that supports
+    it, a C compiler, Python's headers. So something small is compiled and run there.
+    """
+    if device.type == "cpu":
+        return None if torchutils.can_compile() else "No C++ compiler found"
+    try:
+        torchutils.compiled(_sample)(torch.ones(8, device=device))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # Whatever it is: there is another way to go on.
+        return f"torch.compile does not work here ({cause(error)})"
+    return None
+
+
+def _sample(x: Tensor) -> Tensor:
+    return x.tanh().sum()
+
+
+def no_gpu() -> str:
+    """What to say where PyTorch sees no GPU: there may be one all the same."""
+    if not shutil.which("nvidia-smi"):
+        return "PyTorch sees no CUDA GPU."
+    made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+    return (
+        "PyTorch sees no CUDA GPU, though an NVIDIA driver is installed: this build of "
+        f"PyTorch is for {made_for}; compare that with what nvidia-smi says, and "
+        "install a newer driver or another build of PyTorch."
+    )

@@ -1,0 +1,142 @@
+"""Which episodes a replay keeps: the newest ones to draw from, and files on disk."""
+
+import bisect
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from dreamerv2.common.episodes.files import Episode, steps_in
+
+
+class Recent:
+    """The newest finished episodes, in order of time, which is that of their names.
+
+    capacity: steps; the oldest leave when there are more, but for the newest one. 0 is
+      no limit.
+
+    Picking one by its place and forgetting the oldest are both O(1).
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.steps = 0
+        self._capacity = capacity
+        # Those from _head on; the places before it are to be given up.
+        self._episodes: list[Episode | None] = []
+        self._head = 0
+        self._by_name: dict[str, Episode] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __getitem__(self, index: int) -> Episode:
+        return self._episodes[self._head + index]
+
+    def get(self, name: str) -> Episode | None:
+        """The episode of that file name, if it is here."""
+        return self._by_name.get(name)
+
+    def add(self, episode: Episode) -> None:
+        """Put an episode to its place, and let the oldest leave if they have to."""
+        if len(self) and episode.name < self._episodes[-1].name:
+            key, low = episode.name, self._head
+            place = bisect.bisect(self._episodes, key, low, key=lambda e: e.name)
+            self._episodes.insert(place, episode)
+        else:
+            self._episodes.append(episode)
+        self._by_name[episode.name] = episode
+        self.steps += episode.steps
+        while self._capacity and self.steps > self._capacity and len(self) > 1:
+            self.remove(self[0].name)
+        if self._head > 1000 and self._head > len(self._episodes) // 2:
+            del self._episodes[: self._head]
+            self._head = 0
+
+    def remove(self, name: str) -> None:
+        """Forget an episode; nothing happens if it is not here."""
+        episode = self._by_name.pop(name, None)
+        if episode is None:
+            return
+        self.steps -= episode.steps
+        if self._episodes[self._head] is episode:
+            self._episodes[self._head] = None
+            self._head += 1
+        else:
+            self._episodes.remove(episode)
+
+
+class DiskLimit:
+    """Removes the oldest files of a directory while they hold too many steps.
+
+    capacity: steps; 0 is no limit, and nothing is done or remembered then.
+    remove: deletes the file of that name; OSError if it cannot.
+
+    The newest file stays in any case. Says so at the first one, and then in numbers
+    when there are ten times as many as the last time.
+    """
+
+    def __init__(
+        self, directory: Path, capacity: int, remove: Callable[[str], None]
+    ) -> None:
+        self._directory = directory
+        self._capacity = capacity
+        self._remove = remove
+        self._names: deque[str] = deque()
+        self._steps = 0
+        self._removed = self._removed_steps = 0
+        self._next_word = 1
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a limit."""
+        return self._capacity > 0
+
+    def start(self, names: list[str]) -> None:
+        """These are the files, oldest first."""
+        if self._capacity:
+            self._names = deque(names)
+            self._steps = sum(map(steps_in, names))
+            self._prune()
+
+    def add(self, name: str) -> None:
+        """There is one more."""
+        if not self._capacity:
+            return
+        if self._names and name < self._names[-1]:
+            self._names = deque(sorted([*self._names, name]))
+        else:
+            self._names.append(name)
+        self._steps += steps_in(name)
+        self._prune()
+
+    def forget(self, name: str) -> None:
+        """That file is gone."""
+        if name in self._names:
+            self._names.remove(name)
+            self._steps -= steps_in(name)
+
+    def _prune(self) -> None:
+        before = self._removed
+        while self._steps > self._capacity > 0 and len(self._names) > 1:
+            name = self._names[0]
+            try:
+                self._remove(name)
+            except OSError as error:
+                print(
+                    f"Cannot remove the oldest episodes from {self._directory} "
+                    f"({error.strerror}), though replay.disk_capacity is "
+                    f"{self._capacity:,} steps; they all stay from now on."
+                )
+                self._capacity = 0
+                break
+            self._names.popleft()
+            self._steps -= steps_in(name)
+            self._removed += 1
+            self._removed_steps += steps_in(name)
+        if self._removed > before and self._removed >= self._next_word:
+            print(
+                f"Removed {self._removed:,} of the oldest episodes "
+                f"({self._removed_steps:,} steps) from {self._directory}, as "
+                f"replay.disk_capacity is {self._capacity:,} steps."
+            )
+            while self._next_word <= self._removed:
+                self._next_word *= 10

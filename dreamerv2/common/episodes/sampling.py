@@ -1,0 +1,283 @@
+"""From episodes to batches: the rule for sequences, and batches prepared ahead."""
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from dreamerv2.common.episodes.files import Arrays, Episode
+from dreamerv2.common.episodes.npz import EpisodeLostError
+from dreamerv2.common.errors import UsageError
+
+
+def draw_sequence(
+    rng: np.random.Generator,
+    total: int,
+    minlen: int,
+    maxlen: int,
+    prioritize_ends: bool,
+) -> tuple[int, int]:
+    """Draw (start, length) of a sequence from an episode of `total` transitions.
+
+    The length is min(total, maxlen) less a uniform integer in [0, minlen), at least
+    minlen: episodes of one length would otherwise end at the same place in all batches.
+    With prioritize_ends the start is drawn from minlen more places, which all mean the
+    last one possible. Needs total >= minlen; maxlen 0 is no limit.
+    """
+    length = min(total, maxlen) if maxlen else total
+    length = max(minlen, length - int(rng.integers(minlen)))
+    upper = total - length + 1 + (minlen if prioritize_ends else 0)
+    start = min(int(rng.integers(upper)), total - length)
+    return start, length
+
+
+class Span(NamedTuple):
+    """Some transitions of an episode. `first`: a sequence begins with them."""
+
+    episode: Episode
+    start: int
+    length: int
+    first: bool
+
+
+class Piece(NamedTuple):
+    """A span and the arrays, as they were when it was planned, to copy it from.
+
+    None stands for an episode that is in its file, which does not change.
+    """
+
+    span: Span
+    arrays: Arrays | None
+
+
+Row = list[Piece]
+
+
+class Source(Protocol):
+    """Where a Dataset gets its sequences from: a Replay."""
+
+    def draw(self, rng: np.random.Generator) -> tuple[Episode, int, int]:
+        """A random sequence (episode, start, length); UsageError if there is none."""
+
+    def find(self, name: str) -> Episode | None:
+        """The episode of that name, or None if it is gone."""
+
+    def read(self, episode: Episode) -> Arrays:
+        """Arrays from its file; EpisodeLostError. Called in the background, too."""
+
+    def forget(self, error: EpisodeLostError) -> None:
+        """Give no such episode again, and say so."""
+
+
+class Dataset:
+    """Endless iterator over batches: dicts of new arrays (B, T, ...).
+
+    Each row is a stream of its own: sequences one after another, of which the rest goes
+    on in the same row of the next batch. `is_first` is True where a sequence begins and
+    False elsewhere.
+
+    When a batch is handed out, the next one is planned: what is random, and what looks
+    at the replay, happens there, in the caller's thread. A background thread then
+    copies the arrays and applies `transform`. So batches depend on the seed and on what
+    the replay held when the one before was handed out, never on the timing of threads.
+    An error in the background is raised, with its traceback, where its batch is asked
+    for; but an episode whose file turns out to be lost is forgotten, and the rows that
+    it was in start afresh.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch: int,
+        length: int,
+        seed: int | list[int] = 0,
+        transform: Callable[[Arrays], Any] | None = None,
+    ) -> None:
+        for name, value in (("batch", batch), ("length", length)):
+            if value < 1:
+                raise UsageError(f"dataset.{name} is {value}; it must be 1 or more.")
+        self._source = source
+        self._batch = batch
+        self._length = length
+        self._transform = transform
+        self._rng = np.random.default_rng(seed)
+        # What is left of each row's last sequence, after the planned batch.
+        self._rests: list[Span | None] = [None] * batch
+        # Rows of the next batch; None is a row that is still to be planned.
+        self._rows: list[Row | None] = [None] * batch
+        self._future: Future | None = None
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        # The thread knows the queue but not this object, which can thus be collected.
+        weakref.finalize(self, self._jobs.put, None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch; UsageError if the replay has no episode to draw from."""
+        if self._closed:
+            raise StopIteration
+        if self._future is None:
+            self._submit()
+        while True:
+            try:
+                result = self._future.result()
+                break
+            except EpisodeLostError as error:
+                self._replace(error)
+        self._rows = [None] * self._batch
+        self._future = None
+        self._submit()
+        return result
+
+    def close(self) -> None:
+        """End the background thread; the iterator has no more batches then."""
+        self._closed = True
+        self._jobs.put(None)
+        if self._thread:
+            self._thread.join(timeout=10)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides which batches come next, in plain types.
+
+        Episodes are named by their files, unfinished ones by their environments, and
+        those that were given up by None.
+        """
+        rows = [row and [_pack(p.span) for p in row] for row in self._rows]
+        generator = self._rng.bit_generator.state
+        return {
+            "batch": self._batch,
+            "length": self._length,
+            # As strings, because these integers have 128 bits.
+            "random": {k: str(v) for k, v in generator["state"].items()},
+            "random_rest": [generator["has_uint32"], generator["uinteger"]],
+            "rests": [rest and _pack(rest) for rest in self._rests],
+            "rows": rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken: the same batches, if the replay is the same.
+
+        Rows whose episodes are gone start afresh; so do all if batch or length changed.
+        """
+        self._rng.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {k: int(v) for k, v in state["random"].items()},
+            "has_uint32": state["random_rest"][0],
+            "uinteger": state["random_rest"][1],
+        }
+        self._future = None
+        self._rests = [None] * self._batch
+        self._rows = [None] * self._batch
+        if (state["batch"], state["length"]) != (self._batch, self._length):
+            return
+        for index in range(self._batch):
+            rest, row = state["rests"][index], state["rows"][index]
+            spans = [self._unpack(span) for span in row or []]
+            if None in spans:
+                continue
+            self._rests[index] = rest and self._unpack(rest)
+            self._rows[index] = [Piece(s, s.episode.arrays) for s in spans] or None
+
+    def _submit(self) -> None:
+        """Plan the rows that are not planned yet and have the batch copied."""
+        for index, row in enumerate(self._rows):
+            if row is None:
+                self._rows[index] = self._plan(index)
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=_work, args=(self._jobs,), name="dataset", daemon=True
+            )
+            self._thread.start()
+        self._future = Future()
+        job = self._future, self._rows, self._length, self._source.read
+        self._jobs.put((*job, self._transform))
+
+    def _replace(self, error: EpisodeLostError) -> None:
+        """Plan the rows anew in which a lost episode is."""
+        self._source.forget(error)
+        for index, row in enumerate(self._rows):
+            spans = [piece.span for piece in row or []] + [self._rests[index]]
+            if any(span and span.episode.name == error.name for span in spans):
+                self._rows[index] = self._rests[index] = None
+        self._submit()
+
+    def _plan(self, index: int) -> Row:
+        """The pieces that fill one row, from the rest of its last sequence on."""
+        row: Row = []
+        room = self._length
+        rest = self._rests[index]
+        while room:
+            if rest is None:
+                rest = Span(*self._source.draw(self._rng), True)
+            episode, start, length, first = rest
+            taken = min(length, room)
+            row.append(Piece(Span(episode, start, taken, first), episode.arrays))
+            room -= taken
+            rest = None
+            if taken < length:
+                rest = Span(episode, start + taken, length - taken, False)
+        self._rests[index] = rest
+        return row
+
+    def _unpack(self, packed: list) -> Span | None:
+        name, start, length, first = packed
+        episode = name and self._source.find(name)
+        if not episode or not 0 <= start < start + length <= episode.total:
+            return None
+        return Span(episode, start, length, bool(first))
+
+
+def stack(rows: list[Row], length: int, read: Callable[[Episode], Arrays]) -> Arrays:
+    """Copy planned rows into new arrays (B, T, ...)."""
+    rows = [
+        [(span, arrays or read(span.episode)) for span, arrays in row] for row in rows
+    ]
+    arrays = rows[0][0][1]
+    result = {
+        k: np.empty((len(rows), length, *v.shape[1:]), v.dtype)
+        for k, v in arrays.items()
+    }
+    result["is_first"] = np.zeros((len(rows), length), bool)
+    for index, row in enumerate(rows):
+        begin = 0
+        for span, arrays in row:
+            end = begin + span.length
+            for key, target in result.items():
+                if key != "is_first":
+                    source = arrays[key]
+                    target[index, begin:end] = source[span.start :][: span.length]
+            result["is_first"][index, begin] = span.first
+            begin = end
+    return result
+
+
+def _pack(span: Span) -> list:
+    return [span.episode.name, span.start, span.length, int(span.first)]
+
+
+def _work(jobs: queue.SimpleQueue) -> None:
+    """The background thread: makes batches until it is told to stop by a None."""
+    while job := jobs.get():
+        _make(*job)
+        del job  # Do not keep episodes and batches in memory while waiting.
+
+
+def _make(
+    future: Future,
+    rows: list[Row],
+    length: int,
+    read: Callable[[Episode], Arrays],
+    transform: Callable[[Arrays], Any] | None,
+) -> None:
+    try:
+        batch = stack(rows, length, read)
+        future.set_result(transform(batch) if transform else batch)
+    except BaseException as error:  # Raised again by whoever asks for the batch.
+        future.set_exception(error)

@@ -1,0 +1,284 @@
+"""The finished episodes of a replay: files, what is in memory of them, and counts."""
+
+import contextlib
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dreamerv2.common.episodes.files import (
+    Arrays,
+    Episode,
+    EpisodeFiles,
+    difference,
+    signature,
+    steps_in,
+)
+from dreamerv2.common.episodes.index import Signature
+from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
+from dreamerv2.common.episodes.played_again import Ahead
+from dreamerv2.common.episodes.retention import DiskLimit, Recent
+from dreamerv2.common.errors import UsageError
+
+
+class Store:
+    """Finished episodes of at least minlen steps, in order of time.
+
+    Its arguments are those of a `Replay`. `recent` are the episodes to draw from;
+    `total_steps` and `total_episodes` count what is on disk, too, but for what is held
+    back. Not thread-safe but for `read`: a replay has a lock around the rest.
+
+    In memory, all is read at once: two million Atari steps take some ten seconds, most
+    of them for getting the memory, and each byte gets checked. With mapped files the
+    index says what is in them, and a file is opened, and checked, when it is first
+    drawn from.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        capacity: int,
+        minlen: int,
+        mapped: bool,
+        disk_capacity: int,
+    ) -> None:
+        self.total_steps = 0
+        self.total_episodes = 0
+        self.newest = ""  # The name of the newest episode that counts.
+        self.recent = Recent(capacity)
+        self._files = EpisodeFiles(directory, compress=not mapped)
+        self.directory = self._files.directory
+        self._reader = Reader(self._files.open)
+        self._capacity = capacity
+        self._minlen = minlen
+        self._mapped = mapped
+        self._limit = DiskLimit(self.directory, disk_capacity, self._remove_oldest)
+        self._ahead = Ahead(self._files.load)
+        # Whatever somebody may be about to read from a file.
+        self._in_use: weakref.WeakValueDictionary[str, Episode]
+        self._in_use = weakref.WeakValueDictionary()
+        self._signature: Signature | None = None
+        self._bad: set[str] = set()  # Files that are there and of no use.
+        self._told: set[str] = set()
+        names = self._load()
+        self._report(sum(steps_in(name) < minlen for name in names))
+        self._limit.start(names)
+
+    def check(self, arrays: Arrays) -> None:
+        """All episodes must have the same keys, types and shapes to be batched."""
+        if self._signature is None:
+            self._signature = signature(arrays)
+        changed = difference(signature(arrays), self._signature)
+        if changed:
+            raise UsageError(
+                "The environment does not fit the episodes in "
+                f"{self.directory}: {changed}; choose another --logdir for "
+                "another environment."
+            )
+
+    def add(self, episode: Episode) -> None:
+        """Save a whole episode, or take the file that was held back with its contents.
+
+        UsageError if it cannot be written.
+        """
+        arrays = episode.trimmed()
+        name = self._ahead.take(arrays) if self._ahead else None
+        self._report_aside()
+        if name is None:
+            self._release()
+            name = self._files.save(arrays)
+        episode.finish(name, None if self._mapped else arrays)
+        self._count(episode)
+
+    def find(self, name: str) -> Episode | None:
+        """An episode by its name, to draw from or on disk only; None if it is gone."""
+        episode = self.recent.get(name) or self._in_use.get(name)
+        if episode is None and self._files.has(name):
+            episode, found = self._open(name)
+            self._report_aside()
+            if episode is None or found != self._signature:
+                return None
+            self._in_use[name] = episode
+        return episode
+
+    def read(self, episode: Episode) -> Arrays:
+        """The arrays of an episode, if need be from its file; EpisodeLostError."""
+        return self._reader.read(episode)
+
+    def forget(self, error: EpisodeLostError) -> None:
+        """Draw no more from an episode whose file turned out to be lost; says so."""
+        name = error.name
+        if name in self._bad:
+            return
+        self._bad.add(name)
+        self._reader.close(name)
+        if error.reason.startswith("damaged"):
+            self._files.set_aside(name, error.reason)
+        else:
+            self._files.aside.append((name, error.reason))
+        self.recent.remove(name)
+        self._limit.forget(name)
+        self.total_steps -= steps_in(name)
+        self.total_episodes -= 1
+        self._report_aside()
+
+    def go_back(self, newest: str) -> None:
+        """To when the episode of that name was the newest; holds back later ones."""
+        if self.newest <= newest:
+            return
+        names = self._load(newest)
+        ahead = [name for name in self._files.scan() if name > newest]
+        ahead = [n for n in ahead if steps_in(n) >= self._minlen and n not in self._bad]
+        self._ahead.hold(ahead, self.directory)
+        self._limit.start(names)
+        self._report_aside()
+
+    def compare(self, newest: str, episodes: int, steps: int) -> None:
+        """Say so if there are fewer episodes than when a state was taken."""
+        names = [n for n in self._files.scan() if n <= newest and n not in self._bad]
+        if len(names) < episodes and not self._limit.active:
+            print(
+                f"Of the {episodes:,} episodes ({steps:,} steps) that the checkpoint "
+                f"knows in {self.directory}, {episodes - len(names):,} are gone "
+                "or damaged; the run goes on without them."
+            )
+
+    def _count(self, episode: Episode) -> None:
+        """Take a finished episode into the replay."""
+        self.total_steps += episode.steps
+        self.total_episodes += 1
+        self.newest = max(self.newest, episode.name)
+        self.recent.add(episode)
+        self._in_use[episode.name] = episode
+        self._limit.add(episode.name)
+
+    def _remove_oldest(self, name: str) -> None:
+        """Delete a file, once nobody needs it any more to make a batch."""
+        episode = self._in_use.get(name)
+        if episode and episode.arrays is None:
+            # A file that is mapped can be read until nobody holds it. If it is lost,
+            # whoever reads it next will find out.
+            with contextlib.suppress(EpisodeLostError):
+                episode.arrays = self._reader.read(episode)
+        self._reader.close(name)
+        self._files.remove(name)
+        self.recent.remove(name)
+        self.total_steps -= steps_in(name)
+        self.total_episodes -= 1
+
+    def _release(self) -> None:
+        """Take the episodes that were held back as they are."""
+        names = self._ahead.release()
+        for name in names:
+            episode, found = self._open(name)
+            if self._fits(name, episode, found):
+                self._count(episode)
+        if names:
+            print(
+                "The run took another way than before it was stopped: the "
+                f"{len(names):,} episodes of {self.directory} that were held back "
+                "count, too."
+            )
+            self._report_aside()
+
+    def _load(self, until: str | None = None) -> list[str]:
+        """Load the newest episodes up to capacity, count all and return their names.
+
+        until: as if those with later names were not there.
+        """
+        if self._files.index.damaged:
+            print(
+                f"The index of {self.directory} was damaged; it is made again "
+                "from the episodes."
+            )
+            self._files.index.damaged = 0
+        names = [name for name in self._files.scan() if name not in self._bad]
+        if until is not None:
+            names = [name for name in names if name <= until]
+        waiting = [name for name in names if steps_in(name) >= self._minlen]
+        episodes: list[Episode] = []
+        room = self._capacity or float("inf")
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            while chosen := _newest(waiting, room, not episodes):
+                loaded = pool.map(self._open, chosen)
+                for name, (episode, found) in zip(chosen, loaded, strict=True):
+                    if self._fits(name, episode, found):
+                        episodes.append(episode)
+                        room -= episode.steps
+        self.recent = Recent(self._capacity)
+        for episode in reversed(episodes):
+            self.recent.add(episode)
+        self._files.index.settle()
+        names = [name for name in names if name not in self._bad]
+        self.total_steps, self.total_episodes = sum(map(steps_in, names)), len(names)
+        self.newest = names[-1] if names else ""
+        return names
+
+    def _open(self, name: str) -> tuple[Episode | None, Signature | None]:
+        """A finished episode and its signature, from memory, its file or the index."""
+        episode = self.recent.get(name) or self._in_use.get(name)
+        if episode:
+            return episode, self._signature
+        episode = Episode(None, steps_in(name) + 1, name)
+        found = self._files.trusted(name) if self._mapped else None
+        if found is None:
+            arrays = self._files.load(name)
+            if arrays is None:
+                return None, None
+            found = signature(arrays)
+            if not self._mapped:
+                episode.arrays = arrays
+        return episode, found
+
+    def _fits(
+        self, name: str, episode: Episode | None, found: Signature | None
+    ) -> bool:
+        """Whether a loaded file is whole and like the newest one."""
+        if episode is not None:
+            if self._signature is None:
+                self._signature = found
+            changed = difference(found, self._signature)
+            if not changed:
+                self._in_use[name] = episode
+                return True
+            self._files.aside.append((name, changed))
+        self._bad.add(name)
+        return False
+
+    def _report(self, short: int) -> None:
+        if self.total_episodes:
+            print(
+                f"Loaded {len(self.recent):,} of {self.total_episodes:,} "
+                f"episodes ({self.recent.steps:,} of {self.total_steps:,} "
+                f"steps) from {self.directory}"
+                + (f"; {short} are shorter than replay.minlen." if short else ".")
+            )
+        self._report_aside()
+
+    def _report_aside(self) -> None:
+        """Say once which files were damaged or foreign."""
+        fresh = [item for item in self._files.aside if item[0] not in self._told]
+        self._files.aside.clear()
+        self._told.update(name for name, _ in fresh)
+        aside = [f"{name} ({reason})" for name, reason in sorted(fresh)]
+        if aside:
+            more = f" and {len(aside) - 5} more" if len(aside) > 5 else ""
+            print(
+                f"Set aside {len(aside)} files in {self.directory} that are "
+                f"damaged or foreign: {', '.join(aside[:5])}{more}."
+            )
+
+
+def _newest(waiting: list[str], room: float, none_yet: bool) -> list[str]:
+    """Take from the end of `waiting` what fits into `room`, or one if none_yet.
+
+    At most 256 at once, so that damaged ones among them can be made up for.
+    """
+    chosen: list[str] = []
+    while waiting and len(chosen) < 256:
+        steps = steps_in(waiting[-1])
+        if steps > room and (chosen or not none_yet):
+            break
+        room -= steps
+        chosen.append(waiting.pop())
+    return chosen

@@ -1,0 +1,1 @@
+"""Behind nets.py and dists.py: the RSSM, layers, convolutions, and random numbers."""

@@ -1,0 +1,388 @@
+"""The recurrent state-space model: the dynamics in which the agent dreams."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamerv2.common import dists
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.networks.deferred import DeferredLinear
+from dreamerv2.common.networks.layers import LayerNorm, NormLayer, get_act
+from dreamerv2.common.networks.noise import NoiseFn
+from dreamerv2.common.torchutils import compiled, full
+
+State = dict[str, Tensor]
+
+STD_ACTS = {
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "sigmoid2": lambda x: 2 * torch.sigmoid(x / 2),
+}
+
+
+class GRUCell(nn.Module):
+    """A GRU whose gates share one layer norm, computed in float32.
+
+    reset, candidate, update = split(norm(linear([input, state])))
+    candidate = tanh(sigmoid(reset) * candidate)
+    update = sigmoid(update - 1)      # starts out keeping most of the state
+    new = update * candidate + (1 - update) * state
+    """
+
+    UPDATE_BIAS = -1.0
+
+    def __init__(self, inputs: int, size: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs + size, 3 * size)
+        self.norm = LayerNorm(3 * size)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """x (..., inputs), state (..., D) -> new state (..., D)."""
+        return self.gate(self.linear(self.join(x, state)), state)
+
+    def join(self, x: Tensor, state: Tensor) -> Tensor:
+        """What the linear map takes in."""
+        return torch.cat([x, state.to(x.dtype)], -1)
+
+    def gate(self, parts: Tensor, state: Tensor) -> Tensor:
+        """The new state from what the linear map gives, (..., 3 D)."""
+        reset, candidate, update = self.norm(full(parts)).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update + self.UPDATE_BIAS)
+        return update * candidate + (1 - update) * state
+
+
+class EnsembleRSSM(nn.Module):
+    """Deterministic and stochastic latents over time (equation 1 of the paper).
+
+    A state is a dict of float32 tensors of the same leading dimensions:
+    ``deter`` (..., D); ``stoch`` (..., S, C) one-hot, with ``logit`` of that shape;
+    or, with ``discrete=0``, ``stoch``, ``mean`` and ``std`` (..., S).
+
+        deter[t]  = gru([stoch[t-1], action[t]], deter[t-1])
+        prior[t]  ~ p(deter[t])               what the dream goes on with
+        post[t]   ~ q(deter[t], embed[t])     what the agent sees
+
+    action[t] led to the observation behind embed[t]. Where is_first[t], the state
+    and action before are zeroed. Of the ``ensemble`` members that predict the
+    prior, one is picked at random at each step.
+    """
+
+    def __init__(
+        self,
+        action_size: int,
+        embed_size: int,
+        ensemble: int = 5,
+        stoch: int = 30,
+        deter: int = 200,
+        hidden: int = 200,
+        discrete: int = 0,
+        act: str = "elu",
+        norm: str = "none",
+        std_act: str = "softplus",
+        min_std: float = 0.1,
+    ):
+        super().__init__()
+        if std_act not in STD_ACTS:
+            raise UsageError(
+                f"Unknown rssm.std_act '{std_act}': expected one of "
+                f"{', '.join(STD_ACTS)}."
+            )
+        self._ensemble = ensemble
+        self._stoch = stoch
+        self._deter = deter
+        self._discrete = int(discrete)
+        self._act = get_act(act)
+        self._std_act = STD_ACTS[std_act]
+        self._min_std = min_std
+        self.stoch_size = stoch * (self._discrete or 1)
+        self.feat_size = self.stoch_size + deter
+        stats = stoch * (self._discrete or 2)
+        self.img_in = nn.Linear(self.stoch_size + action_size, hidden)
+        self.img_in_norm = NormLayer(norm, hidden)
+        self.gru = GRUCell(hidden, deter)
+        for k in range(ensemble):
+            self.add_module(f"img_out_{k}", nn.Linear(deter, hidden))
+            self.add_module(f"img_out_norm_{k}", NormLayer(norm, hidden))
+            self.add_module(f"img_dist_{k}", nn.Linear(hidden, stats))
+        self.obs_out = nn.Linear(deter + embed_size, hidden)
+        self.obs_out_norm = NormLayer(norm, hidden)
+        self.obs_dist = nn.Linear(hidden, stats)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(S, C), or (S,) for Gaussian latents."""
+        return (self._stoch, self._discrete) if self._discrete else (self._stoch,)
+
+    @property
+    def noise_kind(self) -> str:
+        """What sampling a latent needs, see noise.Noise."""
+        return "gumbel" if self._discrete else "normal"
+
+    def initial(self, batch: int) -> State:
+        """The state of zeros before anything, (batch, ...)."""
+        weight = self.img_in.weight
+        zeros = weight.new_zeros(batch, *self.latent_shape)
+        state = {"deter": weight.new_zeros(batch, self._deter), "stoch": zeros}
+        names = ("logit",) if self._discrete else ("mean", "std")
+        return {**state, **{name: torch.zeros_like(zeros) for name in names}}
+
+    def get_feat(self, state: State) -> Tensor:
+        """What heads, actor and critic see: [flattened stoch, deter], (..., F)."""
+        return torch.cat([self._flat(state["stoch"]), state["deter"]], -1)
+
+    def get_dist(self, state: State) -> dists.OneHotDist | dists.NormalDist:
+        """The distribution of a state's latents, all S of them one event."""
+        if self._discrete:
+            return dists.OneHotDist(state["logit"], latents=True)
+        return dists.NormalDist(state["mean"], state["std"], event_dims=1)
+
+    def sample(self, stats: State, noise: Tensor | None) -> Tensor:
+        """The latents for the given noise; their mode for None."""
+        dist = self.get_dist(stats)
+        return dist.mode() if noise is None else dist.sample(noise)
+
+    def observe(
+        self,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        noise: NoiseFn,
+        state: State | None = None,
+    ) -> tuple[State, State]:
+        """Filters a batch of sequences.
+
+        Args:
+          embed (B, T, E), action (B, T, A), is_first (B, T) bool.
+          noise: draws ``observe_post`` (T, B, S, C).
+          state: the posterior before the first step; zeros for None.
+
+        Returns posterior and prior, (B, T, ...). The prior has no ``stoch``: no
+        one reads it. What does not depend on the step before is computed for all
+        steps in one product: the shares of action and embedding in the recurrent
+        inputs, and the prior's statistics.
+        """
+        batch, length = action.shape[:2]
+        state = state or self.initial(batch)
+        keep = 1 - is_first.to(action.dtype)[..., None]  # (B, T, 1)
+        maps = self._maps(action * keep, embed)
+        weights = tuple(m.weight for m in maps)
+        shape = (length, batch, *self.latent_shape)
+        draws = noise("observe_post", self.noise_kind, shape)
+        stoch, deter = state["stoch"], state["deter"]
+        steps = []
+        for t in range(length):
+            biases = tuple(m.biases[t] for m in maps)
+            state, inputs = self._filter(
+                stoch, deter, keep[:, t], weights, biases, draws[t]
+            )
+            for m, x in zip(maps, inputs, strict=True):
+                m.remember(x)
+            stoch, deter = state["stoch"], state["deter"]
+            steps.append(state)
+        post = {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
+        members = None
+        if self._ensemble > 1:
+            members = noise("observe_member", "uniform", (length,))[None, :, None]
+        prior = {"deter": post["deter"], **self._prior_stats(post["deter"], members)}
+        return post, prior
+
+    def imagine(self, action: Tensor, state: State, noise: NoiseFn) -> State:
+        """Follows given actions (B, T, A) from a state (B, ...) without observing.
+
+        noise draws ``imagine_state`` (T, B, S, C). Returns the prior (B, T, ...).
+        """
+        batch, length = action.shape[:2]
+        shape = (length, batch, *self.latent_shape)
+        draws = noise("imagine_state", self.noise_kind, shape)
+        members = self.draw_members(length, noise)
+        steps = []
+        for t in range(length):
+            state = self.img_step(state, action[:, t], draws[t], members[t])
+            steps.append(state)
+        return {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
+
+    def draw_members(self, length: int, noise: NoiseFn) -> list[Tensor | None]:
+        """For each of ``length`` steps, the draw that picks an ensemble member."""
+        if self._ensemble == 1:
+            return [None] * length
+        return list(noise("imagine_member", "uniform", (length,)))
+
+    def img_step(
+        self,
+        state: State,
+        action: Tensor,
+        noise: Tensor | None = None,
+        member: Tensor | None = None,
+    ) -> State:
+        """One step of the dream: state and the action after it -> the next prior.
+
+        noise (..., S, C) samples the latents; None takes their mode. member, a
+        uniform draw, picks the ensemble member where there are several.
+        """
+        return self._dream(state["stoch"], state["deter"], action, noise, member)
+
+    def obs_step(
+        self,
+        state: State,
+        action: Tensor,
+        embed: Tensor,
+        is_first: Tensor,
+        noise: Tensor | None = None,
+    ) -> State:
+        """One step of filtering -> the posterior.
+
+        action (B, A) led to the observation behind embed (B, E). noise (B, S, C)
+        samples the latents; None takes their mode. The prior is left out: only
+        training needs it, and gets it from observe().
+        """
+        keep = 1 - is_first.to(action.dtype)[..., None]  # (B, 1)
+        maps = self._maps((action * keep)[:, None], embed[:, None])
+        weights = tuple(m.weight for m in maps)
+        biases = tuple(m.biases[0] for m in maps)
+        stoch, deter = state["stoch"], state["deter"]
+        return self._filter(stoch, deter, keep, weights, biases, noise)[0]
+
+    def kl_loss(
+        self,
+        post: State,
+        prior: State,
+        forward: bool,
+        balance: float,
+        free: float,
+        free_avg: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """KL balancing (Algorithm 2 of the paper).
+
+            balance * KL(sg(post) || prior) + (1 - balance) * KL(post || sg(prior))
+
+        With ``forward`` the arguments of the KL swap, and the mix with them. Each
+        term is at least ``free`` nats: its mean with free_avg, else each element.
+        At balance 0.5 there is one KL, each element at least ``free``.
+
+        Returns the loss, and the KL per element (B, T).
+        """
+        lhs, rhs = (prior, post) if forward else (post, prior)
+        mix = balance if forward else 1 - balance
+        if balance == 0.5:
+            value = self.get_dist(lhs).kl(self.get_dist(rhs))
+            return value.clamp(min=free).mean(), value
+        value = self.get_dist(lhs).kl(self.get_dist(_detach(rhs)))
+        value_rhs = self.get_dist(_detach(lhs)).kl(self.get_dist(rhs))
+        if free_avg:
+            loss_lhs = value.mean().clamp(min=free)
+            loss_rhs = value_rhs.mean().clamp(min=free)
+        else:
+            loss_lhs = value.clamp(min=free).mean()
+            loss_rhs = value_rhs.clamp(min=free).mean()
+        return mix * loss_lhs + (1 - mix) * loss_rhs, value
+
+    def compile_parts(self) -> None:
+        """Compiles the two steps that must run one after another."""
+        self._filter = compiled(self._filter)
+        self._dream = compiled(self._dream)
+
+    def _maps(self, action: Tensor, embed: Tensor) -> list[DeferredLinear]:
+        """The maps of _filter for action (B, T, A) and embed (B, T, E), in its order:
+        into the recurrence, of the GRU, into the posterior, of its statistics."""
+        action_in = self._action_in(action).transpose(0, 1)  # (T, B, hidden)
+        embed_in = self._embed_in(embed).transpose(0, 1)
+
+        def everywhere(layer: nn.Linear) -> Tensor:
+            bias = layer.bias.to(action_in.dtype)
+            return bias.expand(*action_in.shape[:2], -1)  # (T, B, ...)
+
+        gru, dist = self.gru.linear, self.obs_dist
+        return [
+            DeferredLinear(self.img_in.weight[:, : self.stoch_size], action_in),
+            DeferredLinear(gru.weight, everywhere(gru)),
+            DeferredLinear(self.obs_out.weight[:, : self._deter], embed_in),
+            DeferredLinear(dist.weight, everywhere(dist)),
+        ]
+
+    def _filter(
+        self,
+        stoch: Tensor,
+        deter: Tensor,
+        keep: Tensor,
+        weights: tuple[Tensor, ...],
+        biases: tuple[Tensor, ...],
+        noise: Tensor | None,
+    ) -> tuple[State, tuple[Tensor, ...]]:
+        """What of obs_step cannot be computed for all steps at once.
+
+        Also returns the inputs of the four maps; see _maps.
+        """
+        maps = zip(biases, weights, strict=True)
+        stoch_in = self._flat(stoch) * keep
+        x = self._act(self.img_in_norm(_affine(stoch_in, *next(maps))))
+        deter = deter * keep
+        gru_in = self.gru.join(x, deter)
+        deter = self.gru.gate(_affine(gru_in, *next(maps)), deter)
+        x = self._act(self.obs_out_norm(_affine(deter, *next(maps))))
+        stats = self._stats(_affine(x, *next(maps)))
+        state = {"deter": deter, "stoch": self.sample(stats, noise), **stats}
+        return state, (stoch_in, gru_in, deter, x)
+
+    def _dream(
+        self,
+        stoch: Tensor,
+        deter: Tensor,
+        action: Tensor,
+        noise: Tensor | None,
+        member: Tensor | None,
+    ) -> State:
+        """img_step on tensors."""
+        action_in = self._action_in(action)
+        deter = self._deter_step(self._flat(stoch), deter, action_in)
+        stats = self._prior_stats(deter, member)
+        return {"deter": deter, "stoch": self.sample(stats, noise), **stats}
+
+    def _flat(self, stoch: Tensor) -> Tensor:
+        """(..., S, C) -> (..., S*C)."""
+        return stoch.flatten(-2) if self._discrete else stoch
+
+    def _action_in(self, action: Tensor) -> Tensor:
+        """The action's share of img_in, bias included."""
+        weight = self.img_in.weight[:, self.stoch_size :]
+        return F.linear(action, weight, self.img_in.bias)
+
+    def _embed_in(self, embed: Tensor) -> Tensor:
+        """The embedding's share of obs_out, bias included."""
+        weight = self.obs_out.weight[:, self._deter :]
+        return F.linear(embed, weight, self.obs_out.bias)
+
+    def _deter_step(self, stoch: Tensor, deter: Tensor, action_in: Tensor) -> Tensor:
+        weight = self.img_in.weight[:, : self.stoch_size]
+        x = F.linear(stoch, weight) + action_in
+        return self.gru(self._act(self.img_in_norm(x)), deter)
+
+    def _prior_stats(self, deter: Tensor, member: Tensor | None) -> State:
+        """Statistics of p(deter). member, uniform draws that broadcast to the
+        leading dimensions of the statistics, is read with several members only."""
+        outs = []
+        for k in range(self._ensemble):
+            x = getattr(self, f"img_out_{k}")(deter)
+            x = self._act(getattr(self, f"img_out_norm_{k}")(x))
+            outs.append(getattr(self, f"img_dist_{k}")(x))
+        if self._ensemble == 1:
+            return self._stats(outs[0])
+        index = (member * self._ensemble).long().expand(outs[0].shape)
+        return self._stats(torch.stack(outs).gather(0, index[None])[0])
+
+    def _stats(self, x: Tensor) -> State:
+        """Output of the last linear map -> logit, or mean and std, in float32."""
+        x = full(x)
+        if self._discrete:
+            return {"logit": x.unflatten(-1, (self._stoch, self._discrete))}
+        mean, std = x.chunk(2, -1)
+        return {"mean": mean, "std": self._std_act(std) + self._min_std}
+
+
+def _affine(x: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    """x (B, I), bias (B, O), weight (O, I) -> (B, O)."""
+    return torch.addmm(bias, x, weight.t())
+
+
+def _detach(state: State) -> State:
+    return {key: value.detach() for key, value in state.items()}

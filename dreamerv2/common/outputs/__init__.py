@@ -1,0 +1,1 @@
+"""Behind logger.py: pictures, progress, and services that take metrics."""

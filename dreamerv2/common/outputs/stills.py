@@ -1,0 +1,141 @@
+"""Stills of what the world model dreams, for the folder `report` of a run.
+
+One PNG per evaluation and observation: of images, frames of the open-loop video chosen
+along time; of vectors, truth against prediction.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dreamerv2.common.outputs.pictures import as_video, encode_png
+from dreamerv2.running.checkpoint import cannot_write, write_atomically
+
+OBSERVED = 5  # Steps that the model sees before it dreams, as in WorldModel.open_loop.
+_STRIP, _GAP = 14, 2  # Pixels: the strip of times, and between frames.
+_SEEN, _DREAMT = "#4c72b0", "#dd8452"
+
+
+def save_stills(
+    folder: str | os.PathLike,
+    frames: int,
+    videos: Mapping[str, np.ndarray],
+    vectors: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    count: int,
+) -> list[Path]:
+    """Writes `NAME_STEP.png` for each video and vector; makes the folder.
+
+    Args:
+      folder: Where to.
+      frames: The step in the names, in frames.
+      videos: What Agent.report returns: (T, 3*H, count*W, C) in [0, 1].
+      vectors: What Agent.report_vectors returns: truth and model (count, T, D).
+      count: Sequences side by side in the videos.
+
+    Returns the paths. Raises UsageError if they cannot be written.
+    """
+    folder = Path(folder)
+    images = {name: video_still(video, count) for name, video in videos.items()}
+    for key, (truth, model) in vectors.items():
+        images[f"openl_{key}"] = vector_plot(key, truth, model)
+    paths = []
+    for name, image in images.items():
+        path = folder / f"{name}_{frames:010d}.png"
+        data = encode_png(image)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file, data=data: file.write(data))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        paths.append(path)
+    return paths
+
+
+def chosen_times(length: int, columns: int = 10, observed: int = OBSERVED) -> list[int]:
+    """Indexes along time: first and last seen, then evenly to the dream's end."""
+    observed = min(observed, length - 1)
+    seen = [0, observed - 1] if observed > 1 else [0]
+    dreamt = np.linspace(observed, length - 1, columns - len(seen)).round().astype(int)
+    return list(dict.fromkeys([*seen, *(int(t) for t in dreamt)]))
+
+
+def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
+    """Frames of an open-loop video, time from left to right -> (h, w, 3) uint8.
+
+    Per sequence, the first `rows` of them, truth, model, and error; above, the times:
+    blue while the model sees, orange while it dreams.
+
+    Args:
+      video: (T, 3*H, count*W, C), floats in [0, 1] or uint8.
+      count: Sequences side by side in it.
+    """
+    video = as_video(video)
+    video = np.repeat(video, 3, -1) if video.shape[-1] == 1 else video
+    length, height, width = video.shape[0], video.shape[1], video.shape[2] // count
+    times = chosen_times(length)
+    rows = min(rows, count)
+    shape = (
+        _STRIP + rows * (height + _GAP),
+        len(times) * (width + _GAP) - _GAP,
+    )
+    image = Image.new("RGB", shape[::-1], "white")
+    draw = ImageDraw.Draw(image)
+    for column, time in enumerate(times):
+        left = column * (width + _GAP)
+        color = _SEEN if time < min(OBSERVED, length - 1) else _DREAMT
+        draw.rectangle((left, 0, left + width - 1, _STRIP - 3), fill=color)
+        draw.text((left + 3, 0), str(time), fill="white")
+        for row in range(rows):
+            frame = video[time, :, row * width : (row + 1) * width]
+            place = (left, _STRIP + row * (height + _GAP))
+            image.paste(Image.fromarray(np.ascontiguousarray(frame)), place)
+    return np.asarray(image)
+
+
+def vector_plot(
+    key: str,
+    truth: np.ndarray,
+    model: np.ndarray,
+    dimensions: int = 12,
+    sequences: int = 3,
+) -> np.ndarray:
+    """Truth and prediction over time -> (h, w, 3) uint8.
+
+    A row for each dimension, a column for each sequence; the dream begins at the
+    dotted line.
+
+    Args:
+      key: The title.
+      truth, model: (B, T, D).
+      dimensions, sequences: The most that are shown.
+    """
+    # Slow to import, and needed at evaluations only.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = truth.shape[-1]
+    rows, columns = min(size, dimensions), min(len(truth), sequences)
+    figure = Figure((2.6 * columns + 0.6, 1.1 * rows + 0.9), dpi=80)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    start = min(OBSERVED, truth.shape[1] - 1) - 0.5
+    for row in range(rows):
+        axes[row, 0].set_ylabel(f"[{row}]", fontsize=8)
+        for column in range(columns):
+            axis = axes[row, column]
+            axis.plot(truth[column, :, row], color="#333333", lw=1.2, label="truth")
+            axis.plot(model[column, :, row], color=_DREAMT, lw=1.2, label="model")
+            axis.axvline(start, color="#999999", lw=0.8, ls=":")
+            axis.tick_params(labelsize=7)
+    for column in range(columns):
+        axes[-1, column].set_xlabel("step", fontsize=8)
+    shown = f", the first {rows} of {size} dimensions" if rows < size else ""
+    title = f"{key}{shown}: truth, and the model that dreams from the line on"
+    figure.suptitle(title, fontsize=9)
+    axes[0, 0].legend(fontsize=7, loc="best", framealpha=0.5)
+    figure.tight_layout()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

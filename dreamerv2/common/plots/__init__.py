@@ -1,0 +1,1 @@
+"""Behind plot.py: curves read from runs, drawn beside published scores."""

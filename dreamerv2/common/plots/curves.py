@@ -1,0 +1,307 @@
+"""Runs on disk, as curves: found, read, put into bins, and aggregated.
+
+Runs lie as TASK/METHOD/SEED/metrics.jsonl, with any folders above.
+"""
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dreamerv2.common.config import Config
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.plots.scores import SCALES, normalize, reduce_tasks
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: where it belongs, and its points (N,), sorted by x."""
+
+    task: str
+    method: str
+    seed: str
+    path: Path
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Runs of one task and method on one grid.
+
+    Attributes:
+      x: (G,) right ends of the bins, or the runs' own points if there are no bins.
+      values: (R, G) per run; NaN before its first point and after its last one.
+      seeds: R names.
+    """
+
+    x: np.ndarray
+    values: np.ndarray
+    seeds: tuple[str, ...]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(G,) runs that have a value."""
+        return np.isfinite(self.values).sum(0)
+
+    def spread(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Middle, low and high (G,) over the runs that have a value.
+
+        kind: stdK, the mean with K standard deviations (n-1; none of a single run);
+        perK, the median with the percentiles K and 100-K; or mean, without a spread.
+        """
+        rows = [column[np.isfinite(column)] for column in self.values.T]
+        if kind.startswith("per"):
+            amount = float(kind[3:])
+            low, mid, high = (
+                np.array([np.percentile(row, q) for row in rows])
+                for q in (amount, 50, 100 - amount)
+            )
+            return mid, low, high
+        mid = np.array([row.mean() for row in rows])
+        amount = float(kind[3:]) if kind.startswith("std") else 0.0
+        std = np.array([row.std(ddof=1) if len(row) > 1 else 0.0 for row in rows])
+        return mid, mid - amount * std, mid + amount * std
+
+
+def load_runs(
+    indirs: Sequence[Path],
+    xaxis: str,
+    yaxis: str,
+    tasks: Sequence[str] = ("",),
+    methods: Sequence[str] = ("",),
+    prefix: bool = False,
+    maxval: float = 0.0,
+    warn: Warn = print,
+) -> list[Run]:
+    """The runs below some folders that have both metrics.
+
+    Args:
+      indirs: The folders.
+      xaxis, yaxis: Names of metrics; only lines of metrics.jsonl with both count.
+      tasks, methods: Patterns found anywhere in the name. Their order is that of the
+        result.
+      prefix: Put the folder's name before the method's.
+      maxval: Leave out values further than this from 0; 0 is no limit.
+      warn: Takes a sentence about what was left out.
+
+    Raises UsageError that says what there is, if there is nothing to plot.
+    """
+    found = [run for folder in indirs for run in find_runs(folder, prefix)]
+    if not found:
+        raise UsageError(
+            f"Found no metrics.jsonl below {_join(indirs)}: give --indir the folder "
+            "that holds TASK/METHOD/SEED/metrics.jsonl."
+        )
+    chosen = [
+        run for run in found if _any(tasks, run.task) and _any(methods, run.method)
+    ]
+    if not chosen:
+        raise UsageError(
+            f"None of the {len(found)} runs below {_join(indirs)} fits --tasks and "
+            "--methods: there are the tasks "
+            f"{_join(sorted({run.task for run in found}))} and the methods "
+            f"{_join(sorted({run.method for run in found}))}."
+        )
+    runs, names, without = [], Counter(), []
+    for run in chosen:
+        run, seen = read_run(run, xaxis, yaxis, maxval, warn)
+        names.update(seen)
+        if len(run.x):
+            runs.append(run)
+        else:
+            without.append(run.path)
+    if not runs:
+        listed = ", ".join(sorted(names)) or "nothing yet"
+        raise UsageError(
+            f"None of the {len(chosen)} runs has {yaxis!r} by {xaxis!r} yet: choose "
+            f"--xaxis and --yaxis from what they have, {listed}."
+        )
+    for path in without:
+        warn(f"Left out {path}: it has no {yaxis!r} by {xaxis!r}.")
+    order = {
+        run.path: (
+            _rank(tasks, run.task),
+            natural(run.task),
+            _rank(methods, run.method),
+            natural(run.method),
+            natural(run.seed),
+        )
+        for run in runs
+    }
+    return sorted(runs, key=lambda run: order[run.path])
+
+
+def find_runs(indir: Path, prefix: bool = False) -> Iterator[Run]:
+    """Runs without points yet, below a folder.
+
+    The last three folders are task, method and seed. Where fewer lie below `indir`, a
+    run's config.yaml names the task, and what is left is method and seed.
+    """
+    if not indir.is_dir():
+        raise UsageError(f"There is no folder {indir}: correct --indir.")
+    empty = np.empty(0)
+    folders = []
+    for folder, below, files in os.walk(indir):
+        if "metrics.jsonl" in files:
+            folders.append(Path(folder))
+            below.clear()  # Thousands of episodes, and no more runs.
+    for folder in sorted(folders):
+        parts = folder.relative_to(indir).parts
+        if len(parts) >= 3:
+            task, method, seed = parts[-3:]
+        else:
+            task, method, seed = _shallow(indir, folder, parts)
+        method = f"{indir.name}_{method}" if prefix else method
+        yield Run(task, method, seed, folder / "metrics.jsonl", empty, empty)
+
+
+def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, str, str]:
+    """Task, method and seed of a run less than three folders down."""
+    absolute = ("", "", *folder.resolve().parts)[-3:]
+    try:
+        config = Config.read(folder / "config.yaml")
+        task, seed = str(config["task"]), str(config["seed"])
+    except (UsageError, KeyError):
+        return absolute
+    method, *rest = parts or (indir.resolve().name,)
+    return task, method, rest[0] if rest else seed
+
+
+def read_run(
+    run: Run, xaxis: str, yaxis: str, maxval: float = 0.0, warn: Warn = print
+) -> tuple[Run, set[str]]:
+    """Read a run's points. Lines that are no JSON (cut short by a kill) are left out
+    with a word, null and NaN without one. Also returns the names of all metrics."""
+    x, y, names, broken = [], [], set(), 0
+    try:
+        content = run.path.read_bytes()
+    except OSError as error:
+        warn(f"Left out {run.path}: {error.strerror}.")
+        content = b""
+    for line in filter(None, map(bytes.strip, content.split(b"\n"))):
+        try:
+            metrics = json.loads(line)
+            names.update(metrics)
+            point = metrics.get(xaxis), metrics.get(yaxis)
+        except (ValueError, AttributeError, TypeError):
+            broken += 1
+            continue
+        if all(_is_number(value) for value in point):
+            x.append(point[0])
+            y.append(point[1])
+    if broken:
+        lines = "a line that is" if broken == 1 else f"{broken} lines that are"
+        warn(f"Left out {lines} no JSON, in {run.path}.")
+    x, y = np.array(x, float), np.array(y, float)
+    kept = np.abs(y) <= maxval if maxval else np.ones(len(y), bool)
+    order = np.argsort(x[kept], kind="stable")
+    return replace(run, x=x[kept][order], y=y[kept][order]), names
+
+
+def nice_width(runs: Sequence[Run], bins: int = 30) -> float:
+    """A round width (1, 2 or 5 times a power of ten) that gives at most `bins` bins
+    for the longest run."""
+    longest = max((np.ptp([*run.x, 0.0]) for run in runs), default=0.0)
+    if not longest:
+        return 0.0
+    power = 10.0 ** math.floor(math.log10(longest / bins))
+    return next(k * power for k in (1, 2, 5, 10) if k * power * bins >= longest)
+
+
+def bin_points(
+    x: np.ndarray, y: np.ndarray, width: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the points in each bin, at the bin's right end.
+
+    A bin holds ((k-1) width, k width], and the first one 0 as well. Bins without
+    points are left out. Width 0: means of points with the same x.
+    """
+    if not width:
+        index = x
+    else:
+        index = np.ceil(np.round(x / width, 9))
+        index = np.where((x >= 0) & (index < 1), 1, index)
+    ends, place = np.unique(index, return_inverse=True)
+    means = np.bincount(place, weights=y) / np.bincount(place)
+    return (ends * width if width else ends), means
+
+
+def make_curve(runs: Sequence[Run], width: float) -> Curve:
+    """Runs of one task and method on one grid. Between two of its own points a run is
+    interpolated; it is never continued beyond its ends."""
+    binned = [bin_points(run.x, run.y, width) for run in runs]
+    grid = np.unique(np.concatenate([x for x, _ in binned]))
+    values = np.stack(
+        [np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in binned]
+    )
+    covered = np.isfinite(values).any(0)  # Between runs that do not overlap.
+    return Curve(grid[covered], values[:, covered], tuple(run.seed for run in runs))
+
+
+def aggregate(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    stat: str,
+    baselines: Mapping[str, Mapping[str, float]],
+) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+    """One curve over tasks, where all of them have a value.
+
+    Args:
+      curves: Task -> x and the mean over seeds (G,). Means are normalised, not runs.
+      stat: gamer_median, gamer_mean, record_mean, clip_record_mean, which leave out
+        tasks without human scores; mean and median of plain returns; or tasks, how
+        many have a value by then.
+      baselines: Task -> name -> score.
+
+    Returns x, the aggregate (both (G,)) and the tasks in it; None without any.
+    """
+    scaled = {}
+    for task, (x, y) in curves.items():
+        unit = SCALES.get(stat)
+        y = normalize(y, dict(baselines.get(task, {})), unit) if unit else y
+        if y is not None and len(x):
+            scaled[task] = x, y
+    if not scaled:
+        return None
+    grid = np.unique(np.concatenate([x for x, _ in scaled.values()]))
+    if stat == "tasks":
+        return grid, sum((grid <= x[-1]) * 1.0 for x, _ in scaled.values()), [*scaled]
+    start = max(x[0] for x, _ in scaled.values())
+    end = min(x[-1] for x, _ in scaled.values())
+    grid = grid[(grid >= start) & (grid <= end)]
+    if not len(grid):
+        return None
+    values = np.stack([np.interp(grid, x, y) for x, y in scaled.values()])
+    return grid, reduce_tasks(values, stat), list(scaled)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A key to sort names by, in which 10 comes after 9."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _any(patterns: Sequence[str], name: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _rank(patterns: Sequence[str], name: str) -> int:
+    """The index of the first pattern that the name has in it."""
+    return next(i for i, pattern in enumerate(patterns) if re.search(pattern, name))
+
+
+def _join(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))

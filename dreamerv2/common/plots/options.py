@@ -1,0 +1,186 @@
+"""The command line of plot.py."""
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.plots.scores import SCALES
+
+BASELINES = ("dreamerv2", "reference", "random", "human_gamer")
+STATS = (*SCALES, "mean", "median", "tasks")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the options.")
+
+
+def parse(argv: Sequence[str] | None = None, doc: str = "") -> argparse.Namespace:
+    """The arguments; `doc` is the top of --help. Raises UsageError for wrong ones."""
+    parser = _Parser(
+        prog="plot.py",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_data_options(parser)
+    _add_look_options(parser)
+    args = parser.parse_args(argv)
+    prefix = args.indir_prefix or Path()
+    args.indir = [(prefix / path).expanduser() for path in args.indir]
+    args.outdir = args.outdir.expanduser()
+    args.baselines = [] if args.baselines == ["none"] else args.baselines
+    args.labels = _pairs("--labels", args.labels, "METHOD LABEL")
+    args.colors = _pairs("--colors", args.colors, "METHOD COLOR")
+    return args
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is plotted").add_argument
+    folder = {"type": Path, "metavar": "DIR"}
+    add("--indir", nargs="+", required=True, help="folders of runs", **folder)
+    add("--indir-prefix", help="put before each --indir", **folder)
+    add("--outdir", required=True, help="where the files go", **folder)
+    add(
+        "--subdir",
+        type=_boolean,
+        default=True,
+        metavar="BOOL",
+        help="below --outdir in a folder named after the first --indir (True)",
+    )
+    add("--xaxis", default="step", help="metric along x (step, in frames)")
+    add("--yaxis", default="eval_return", help="metric along y (eval_return)")
+    patterns = {"nargs": "+", "type": _pattern, "metavar": "PATTERN"}
+    of = "found anywhere in the name; in this order (all)"
+    add("--tasks", default=[""], help=f"patterns of tasks {of}", **patterns)
+    add("--methods", default=[""], help=f"patterns of methods {of}", **patterns)
+    add(
+        "--baselines",
+        default=list(BASELINES),
+        help="what is drawn behind: dreamerv2 (published curves), reference, and the "
+        f"columns of scores/baselines.csv; or none ({' '.join(BASELINES)})",
+        **patterns,
+    )
+    add(
+        "--prefix",
+        type=_boolean,
+        default=False,
+        metavar="BOOL",
+        help="put the name of the --indir before the method's (False)",
+    )
+    add(
+        "--bins",
+        type=_number,
+        default=-1,
+        metavar="WIDTH",
+        help="width of bins along x, in whose mean points are joined; 0: none, and "
+        "-1: about 30 bins of a round width (-1)",
+    )
+    add(
+        "--agg",
+        "--aggregate",
+        type=_aggregate,
+        default="std1",
+        help="over seeds: stdK is the mean with K standard deviations, perK the median "
+        "with the percentiles K and 100-K, mean the mean alone, none each seed (std1)",
+    )
+    add(
+        "--stats",
+        "--add",
+        nargs="+",
+        choices=[*STATS, "none"],
+        metavar="STAT",
+        help=f"panels over tasks: {', '.join(STATS)}; or none (the first four for two "
+        "or more Atari tasks)",
+    )
+    add(
+        "--band",
+        choices=["std", "range"],
+        default="std",
+        help="the band around published curves: a standard deviation, or from the "
+        "lowest to the highest seed (std)",
+    )
+    add("--maxval", type=_number, default=0, help="leave out |y| above; 0: none (0)")
+    add("--xmult", type=_number, default=1, help="x is multiplied by this (1)")
+
+
+def _add_look_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("how it looks").add_argument
+    pair = {"nargs": 2, "type": _number}
+    count = {"type": _count}
+    add("--size", default=[3.2, 2.6], help="inches of a panel (3.2 2.6)", **pair)
+    add("--dpi", default=120, help="of the PNG (120)", **count)
+    add("--cols", default=6, help="panels in a row, at most (6)", **count)
+    add("--xlim", help="ends of the x axis", **pair)
+    add("--ylim", help="ends of the y axis of tasks", **pair)
+    for axis in "xy":
+        add(
+            f"--{axis}limticks",
+            type=_boolean,
+            default=False,
+            metavar="BOOL",
+            help=f"ticks at the very ends of the {axis} axis (False)",
+        )
+    add("--xticks", default=4, help="ticks on an x axis, about (4)", **count)
+    add("--yticks", default=5, help="ticks on a y axis, about (5)", **count)
+    more = {"nargs": "+", "default": []}
+    add("--labels", metavar="METHOD LABEL", help="other names of methods", **more)
+    add("--colors", metavar="METHOD COLOR", help="colors of methods", **more)
+    add(
+        "--palette",
+        nargs="+",
+        default=["contrast"],
+        help="contrast, a colormap of matplotlib, or colors (contrast)",
+    )
+    add("--legendcols", default=5, help="columns of the legend, at most (5)", **count)
+
+
+def _pairs(flag: str, values: Sequence[str], what: str) -> dict[str, str]:
+    if len(values) % 2:
+        raise UsageError(
+            f"{flag} takes pairs, {what} ..., but got {len(values)}: {' '.join(values)}"
+        )
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"write True or False, not {text!r}")
+    return text == "True"
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
+    return int(text)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        message = f"{text!r} is no regular expression ({error})"
+        raise argparse.ArgumentTypeError(message) from None
+    return text
+
+
+def _aggregate(text: str) -> str:
+    match = re.fullmatch(r"(std|per)(\d+\.?\d*)|mean|none", text)
+    if not match or (match[1] == "per" and float(match[2]) > 50):
+        message = f"expected stdK, perK (K up to 50), mean or none, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return text

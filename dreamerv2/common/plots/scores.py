@@ -1,0 +1,113 @@
+"""Published figures to compare with, from the files in `scores/`."""
+
+import csv
+import importlib.metadata
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.common.errors import UsageError
+
+DISTRIBUTION = "dreamerv2-torch"
+
+# What 1 is on the scale of each aggregate; 0 is a random player.
+SCALES = {
+    "gamer_median": "human_gamer",
+    "gamer_mean": "human_gamer",
+    "record_mean": "human_record",
+    "clip_record_mean": "human_record",
+}
+
+
+def scores_file(name: str) -> Path:
+    """A file of `scores/`, of the clone or of the installed package.
+
+    Raises UsageError if there is none.
+    """
+    path = Path(__file__).resolve().parents[3] / "scores" / name
+    if path.is_file():
+        return path
+    try:
+        files = importlib.metadata.files(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        found = Path(file.locate())
+        if file.parts[-2:] == ("scores", name) and found.is_file():
+            return found
+    raise UsageError(
+        f"The file scores/{name} is missing: install {DISTRIBUTION} again, or draw "
+        "nothing from it with --baselines none."
+    )
+
+
+def load_baselines() -> dict[str, dict[str, float]]:
+    """Task -> name (random, human_gamer, dqn_sticky_2e8, ...) -> score. Figures that
+    do not exist are left out."""
+    return {
+        row.pop("task"): {name: float(x) for name, x in row.items() if x}
+        for row in _read("baselines.csv")
+    }
+
+
+def load_published() -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Task -> name -> curve, for evaluation returns by frames.
+
+    The name is `dreamerv2`. A curve has arrays (N,): `x`, in frames, `mean`, `std`
+    (n-1), `min`, `max`, `seeds`.
+    """
+    return {
+        task: {"dreamerv2": curve}
+        for task, curve in _columns("dreamerv2.csv", "step").items()
+    }
+
+
+def load_reference_episodes() -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """As load_published, of training episodes of the TensorFlow 2 reference on small
+    tasks, smoothed over ten episodes: `x`, `mean`. The name is `reference`."""
+    curves = {}
+    for task, rows in _columns("reference_small_tasks.csv", "step").items():
+        kernel = np.ones(min(10, len(rows["x"]))) / min(10, len(rows["x"]))
+        x = rows["x"][len(kernel) - 1 :]
+        mean = np.convolve(rows["train_return"], kernel, "valid")
+        curves[task] = {"reference": {"x": x, "mean": mean}}
+    return curves
+
+
+def normalize(score: Any, baselines: dict[str, float], unit: str) -> Any | None:
+    """Scores on a scale of 0 for a random player and 1 for `unit`: human_gamer or
+    human_record. None where a figure is missing, or below random play."""
+    zero, one = baselines.get("random", math.nan), baselines.get(unit, math.nan)
+    if not one > zero:
+        return None
+    return (score - zero) / (one - zero)
+
+
+def reduce_tasks(scores: np.ndarray, stat: str) -> np.ndarray:
+    """Normalised scores (tasks, ...) -> one figure (...): the median or the mean over
+    tasks; clip_record_mean cuts each task's score at the record, 1, before."""
+    if stat.startswith("clip"):
+        scores = np.minimum(scores, 1)
+    return np.median(scores, 0) if stat.endswith("median") else np.mean(scores, 0)
+
+
+def _columns(name: str, x: str) -> dict[str, dict[str, np.ndarray]]:
+    """A file's numbers by task and column, sorted by the column x."""
+    rows = defaultdict(list)
+    for row in _read(name):
+        rows[row.pop("task")].append({k: float(v) for k, v in row.items()})
+    curves = {}
+    for task, of_task in rows.items():
+        of_task.sort(key=lambda row: row[x])
+        curve = {key: np.array([row[key] for row in of_task]) for key in of_task[0]}
+        curves[task] = {"x": curve.pop(x), **curve}
+    return curves
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, without the lines about it that begin with #."""
+    lines = scores_file(name).read_text().splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))

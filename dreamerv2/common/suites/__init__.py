@@ -1,0 +1,1 @@
+"""Behind envs.py: the suites of environments, and the wrappers around them."""

@@ -1,0 +1,172 @@
+"""Atari games, on the emulator itself."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import ale_py
+import numpy as np
+from ale_py import roms
+from gymnasium.spaces import Box, Discrete
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.resize import AreaResize
+from dreamerv2.common.suites.spelling import letters, nearest_spelt
+from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
+
+
+class Atari:
+    """An Atari game with the protocol of Machado et al. (2018).
+
+    Each action is held for `action_repeat` frames, whose rewards are summed; each
+    frame ignores it with probability 0.25 and repeats what the frame before did
+    (`sticky`). A reset plays 1 to `noops` frames of doing nothing. The picture is the
+    maximum over the last two frames, since games draw some sprites in every other one,
+    then each pixel of `size` (height, width) is the mean over the area it covers. The
+    loss of a life ends nothing. There is no time limit: see TimeLimit.
+
+    Actions are indexes into the actions that the game uses, or into all 18 with
+    `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
+
+    Args:
+      name: of the game, as in "space_invaders"; only letters and digits matter.
+    """
+
+    # The emulator's settings and its lists of games are shared by all threads.
+    LOCK = threading.Lock()
+
+    def __init__(
+        self,
+        name: str,
+        action_repeat: int = 4,
+        size: tuple[int, int] = (64, 64),
+        grayscale: bool = True,
+        noops: int = 30,
+        sticky: bool = True,
+        all_actions: bool = False,
+        seed: int | None = None,
+    ):
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
+        self._repeat = action_repeat
+        self._noops = noops
+        self._sticky = 0.25 if sticky else 0.0
+        self._held = 0  # What the last frame did.
+        self._random = np.random.default_rng(seed)
+        with self.LOCK:
+            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+            self._ale = ale_py.ALEInterface()
+            self._ale.setInt("random_seed", int(self._random.integers(2**31)))
+            # The emulator could do this, too, but its memory of the action that is
+            # repeated is no part of the state that it gives.
+            self._ale.setFloat("repeat_action_probability", 0.0)
+            self._ale.loadROM(find_rom(name))
+        if all_actions:
+            self._actions = self._ale.getLegalActionSet()
+        else:
+            self._actions = self._ale.getMinimalActionSet()
+        channels = () if grayscale else (3,)
+        screen = (*self._ale.getScreenDims(), *channels)
+        self._grab = (
+            self._ale.getScreenGrayscale if grayscale else self._ale.getScreenRGB
+        )
+        self._frames = np.zeros((2, *screen), np.uint8)
+        self._resize = AreaResize(screen[:2], size)
+        self._shape = (*(int(n) for n in size), 1 if grayscale else 3)
+        self._over = True
+        self.obs_space = {
+            "image": Box(0, 255, self._shape, np.uint8),
+            "ram": Box(0, 255, (128,), np.uint8),
+            **signal_spaces(),
+        }
+        self.act_space = {"action": Discrete(len(self._actions))}
+
+    def reset(self) -> dict[str, Any]:
+        """A new game, after its no-ops."""
+        self._ale.reset_game()
+        self._held = 0
+        # A game that ends while nothing is done starts again.
+        for _ in range(self._random.integers(1, self._noops + 1) if self._noops else 0):
+            self._ale.act(0)
+            if self._ale.game_over(with_truncation=False):
+                self._ale.reset_game()
+        self._over = False
+        self._grab(self._frames[0])
+        self._frames[1] = self._frames[0]
+        return with_signals(self._obs(), is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Hold `action["action"]`, an index, for action_repeat frames."""
+        if self._over:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        chosen = self._actions[int(action["action"])].value
+        reward, last = 0, self._repeat - 1
+        draws = self._random.random(self._repeat)
+        for frame in range(self._repeat):
+            if draws[frame] >= self._sticky:
+                self._held = chosen
+            reward += self._ale.act(self._held)
+            self._over = self._ale.game_over(with_truncation=False)
+            # Grabbing a frame costs a quarter of emulating it, so only what is shown.
+            if frame >= last - 1 or self._over:
+                self._grab(self._frames[frame % 2])
+            if self._over:
+                break
+        if self._repeat == 1 or (self._over and frame < last):
+            # There is one frame to show; the other place holds an old one.
+            self._frames[1 - frame % 2] = self._frames[frame % 2]
+        obs = self._obs()
+        return with_signals(obs, reward, is_last=self._over, is_terminal=self._over)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole game and its random numbers, as plain bytes, arrays and ints."""
+        return {
+            "emulator": self._ale.cloneSystemState().serialize(),
+            "frames": self._frames.copy(),
+            "random": self._random.bit_generator.state,
+            "held": self._held,
+            "over": self._over,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned, to the last bit.
+
+        Raises an exception of any kind for a state of another version of the emulator.
+        """
+        self._ale.restoreSystemState(ale_py.ALEState(state["emulator"]))
+        self._frames[:] = state["frames"]
+        self._random.bit_generator.state = state["random"]
+        self._held, self._over = int(state["held"]), bool(state["over"])
+
+    @property
+    def action_names(self) -> list[str]:
+        """What the actions mean, such as NOOP or UPFIRE."""
+        return [action.name for action in self._actions]
+
+    def render(self) -> np.ndarray:
+        """The screen in full size and colour, (210, 160, 3) uint8 for most games."""
+        return self._ale.getScreenRGB()
+
+    def close(self) -> None:
+        """Nothing to free: the emulator goes with this object."""
+
+    def _obs(self) -> dict[str, np.ndarray]:
+        image = self._resize(self._frames.max(0)).reshape(self._shape)
+        return {"image": image, "ram": self._ale.getRAM()}
+
+
+def find_rom(name: str) -> Any:
+    """The path of a game's ROM; raises UsageError for games that cannot be played."""
+    games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
+    key = letters(name)
+    if key not in games:
+        near = nearest_spelt(name, games)
+        raise UsageError(f"Unknown Atari game {name!r}: the nearest are {near}.")
+    path = roms.get_rom_path(games[key])
+    if key in ("combat", "joust", "mazecraze", "warlords"):
+        # The emulator would end the whole program.
+        raise UsageError(
+            f"The Atari game {games[key]!r} is for two players only: choose another."
+        )
+    return path

@@ -1,0 +1,231 @@
+"""Environments that need an optional package."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites import mujoco_gl
+from dreamerv2.common.suites.spelling import nearest
+from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module of an optional package, or say how to install it."""
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # The package is there, and something that it needs is not.
+        raise UsageError(
+            f"The package {package} is missing: install it with "
+            f'pip install "dreamerv2-torch[{extra}]".'
+        ) from error
+    return importlib.import_module(module)
+
+
+class Crafter:
+    """Crafter: one life in a small open world, with 22 achievements.
+
+    Actions are indexes. Observations: `image` (*size, 3) uint8, `log_reward` float32
+    (the reward, also where `reward` is False and the agent gets none), and per
+    achievement `log_achievement_NAME` int32, how often it was done in this episode.
+    Keys beginning `log_` are for the logs and never reach the networks. Death is
+    terminal, the end of the day (10000 steps) is not.
+    """
+
+    def __init__(
+        self,
+        reward: bool = True,
+        size: tuple[int, int] = (64, 64),
+        seed: int | None = None,
+    ):
+        crafter = require("crafter", "crafter")
+        size = (int(size[0]), int(size[1]))
+        # Crafter's own size is (width, height).
+        self._env = crafter.Env(size=size[::-1], reward=reward, seed=seed)
+        self._names = list(crafter.constants.achievements)
+        self._over = True
+        logs = {f"log_achievement_{n}": np.int32 for n in self._names}
+        self.obs_space = {
+            "image": Box(0, 255, (*size, 3), np.uint8),
+            **signal_spaces(),
+            "log_reward": Box(-np.inf, np.inf, (), np.float32),
+            **{k: Box(0, 2**31 - 1, (), dtype) for k, dtype in logs.items()},
+        }
+        self.act_space = {"action": Discrete(self._env.action_space.n)}
+        self.action_names = list(crafter.constants.actions)
+
+    def reset(self) -> dict[str, Any]:
+        """A new world."""
+        self._over = False
+        obs = self._obs(self._env.reset(), 0.0, {})
+        return with_signals(obs, is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """One action, an index."""
+        if self._over:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        image, reward, self._over, info = self._env.step(int(action["action"]))
+        obs = self._obs(image, info["reward"], info["achievements"])
+        terminal = self._over and info["discount"] == 0
+        return with_signals(obs, reward, False, self._over, terminal)
+
+    def render(self) -> np.ndarray:
+        """The world around the player, (H, W, 3) uint8."""
+        return np.asarray(self._env.render())
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _obs(self, image: np.ndarray, reward: float, done: dict[str, int]) -> dict:
+        logs = {f"log_achievement_{n}": np.int32(done.get(n, 0)) for n in self._names}
+        image = np.array(image, np.uint8)
+        return {"image": image, "log_reward": np.float32(reward), **logs}
+
+
+class DMC:
+    """A task of the DeepMind Control suite, of its manipulation or rodent tasks.
+
+    `name` is DOMAIN_TASK; `cup` means `ball_in_cup`; `manip_TASK` is a manipulation
+    task, as in manip_reach_site; `locom_TASK` a rodent task, as in
+    locom_rodent_maze_forage. Actions are in the task's own bounds. Each is held for
+    `action_repeat` steps, whose rewards are summed.
+
+    Observations: the task's own, without those of shape (0,): numbers as vectors (n,)
+    float32, a camera's picture as (H, W, 3) uint8; with `image` also `image` (*size, 3)
+    uint8, rendered off screen by `camera` (-1 for the usual one of the task). Without
+    `image` nothing is rendered. Rendering needs OpenGL: set MUJOCO_GL to egl, osmesa or
+    glfw to choose; where there is no screen and no choice, EGL is taken, else OSMesa.
+    """
+
+    CAMERAS = {
+        "quadruped_walk": 2,
+        "quadruped_run": 2,
+        "quadruped_escape": 2,
+        "quadruped_fetch": 2,
+        "locom_rodent_maze_forage": 1,
+        "locom_rodent_two_touch": 1,
+    }
+
+    def __init__(
+        self,
+        name: str,
+        action_repeat: int = 1,
+        size: tuple[int, int] = (64, 64),
+        camera: int = -1,
+        image: bool = True,
+        seed: int | None = None,
+    ):
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
+        mujoco_gl.choose_renderer()
+        # The rodent's tasks look through its eyes before that can be turned off.
+        if image or name.startswith("locom_"):
+            require("dm_control", "dmc")
+            mujoco_gl.check_renderer()
+        self._env = _load_dmc(name, image, seed)
+        self._repeat = action_repeat
+        self._size = (int(size[0]), int(size[1]))
+        self._camera = self.CAMERAS.get(name, 0) if camera == -1 else camera
+        self._over = True
+        spec = self._env.action_spec()
+        self.act_space = {
+            "action": Box(
+                np.broadcast_to(spec.minimum, spec.shape).astype(np.float32),
+                np.broadcast_to(spec.maximum, spec.shape).astype(np.float32),
+            )
+        }
+        specs = self._env.observation_spec().items()
+        self._spaces = {k: _dmc_space(v) for k, v in specs if v.shape != (0,)}
+        self.obs_space = {**self._spaces, **signal_spaces()}
+        self._with_image = image
+        if image:
+            self.obs_space["image"] = Box(0, 255, (*self._size, 3), np.uint8)
+            try:
+                self.render()
+            except Exception as error:  # Each renderer has errors of its own.
+                raise mujoco_gl.cannot_render(error) from error
+
+    def reset(self) -> dict[str, Any]:
+        """A new episode."""
+        self._over = False
+        return with_signals(self._obs(self._env.reset()), is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Hold an action for action_repeat steps, or until the episode ends."""
+        if self._over:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        if not np.isfinite(action["action"]).all():
+            raise ValueError(f"Expected finite actions, but got {action['action']}.")
+        reward = 0.0
+        for _ in range(self._repeat):
+            now = self._env.step(action["action"])
+            reward += now.reward or 0.0
+            self._over = now.last()
+            if self._over:
+                break
+        terminal = self._over and now.discount == 0
+        return with_signals(self._obs(now), reward, False, self._over, terminal)
+
+    def render(self) -> np.ndarray:
+        """The camera's picture, (*size, 3) uint8."""
+        return self._env.physics.render(*self._size, camera_id=self._camera)
+
+    def close(self) -> None:
+        """Free the simulation and its renderer."""
+        self._env.close()
+
+    def _obs(self, now: Any) -> dict[str, np.ndarray]:
+        obs = {
+            k: np.array(now.observation[k], v.dtype).reshape(v.shape)
+            for k, v in self._spaces.items()
+        }
+        if self._with_image:
+            obs["image"] = self.render()
+        return obs
+
+
+def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
+    """The dm_control environment; raises UsageError for a name that there is not."""
+    suite = require("dm_control.suite", "dmc")
+    domain, _, task = name.partition("_")
+    if domain == "manip":
+        module = require("dm_control.manipulation", "dmc")
+        # The one with the task's features, without cameras of its own, if no image.
+        kind = "vision" if image else "features"
+        tasks = [t.removesuffix("_" + kind) for t in module.ALL if t.endswith(kind)]
+        _check_name(name, [f"manip_{t}" for t in tasks])
+        return module.load(f"{task}_{kind}", seed=seed)
+    if domain == "locom":
+        module = require("dm_control.locomotion.examples.basic_rodent_2020", "dmc")
+        tasks = [t for t in dir(module) if t.startswith("rodent_")]
+        _check_name(name, [f"locom_{t}" for t in tasks])
+        env = getattr(module, task)(random_state=np.random.RandomState(seed))
+        if not image:
+            for key, observable in env.task.observables.items():
+                observable.enabled &= not key.endswith("camera")
+            env.reset()  # From here on it is not rendered.
+        return env
+    tasks = {f"{d}_{t}": (d, t) for d, t in suite.ALL_TASKS}
+    name = f"ball_in_{name}" if domain == "cup" else name
+    _check_name(name, tasks)
+    return suite.load(*tasks[name], task_kwargs={"random": seed})
+
+
+def _check_name(name: str, names: Any) -> None:
+    if name not in names:
+        near = nearest(f"dmc_{name}", [f"dmc_{n}" for n in names])
+        raise UsageError(f"Unknown task 'dmc_{name}': the nearest are {near}.")
+
+
+def _dmc_space(spec: Any) -> Box:
+    if spec.dtype == np.uint8 and len(spec.shape) >= 3:
+        return Box(0, 255, spec.shape[-3:], np.uint8)  # Without a first axis of 1.
+    # One axis, as the networks take it: some have none and some have two.
+    return Box(-np.inf, np.inf, (int(np.prod(spec.shape)),), np.float32)

@@ -1,0 +1,124 @@
+"""MiniGrid and BabyAI: small worlds of rooms, keys and doors, seen from within."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.dmc import require
+from dreamerv2.common.suites.resize import AreaResize
+from dreamerv2.common.suites.spelling import letters, nearest_spelt
+from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
+
+
+class MiniGrid:
+    """A task of MiniGrid or BabyAI, of which the agent sees the part before it.
+
+    `name` is an id of the package, as in MiniGrid-Empty-5x5-v0; only letters and digits
+    matter, and MiniGrid and the version, of which the last is taken, may be left out:
+    empty_5x5. BabyAI's begin with BabyAI.
+
+    Actions are indexes. Observations, of a view of 7 by 7 fields: `grid` (980,)
+    float32, per field its object, colour and state, each one-hot; `direction` (4,)
+    float32, where the agent looks, one-hot; with `image` also `image` (*size, 3) uint8,
+    the view as a picture. What the mission's sentence says is not observed. A goal or a
+    death is terminal, the end of the task's steps is not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image: bool = True,
+        size: tuple[int, int] = (64, 64),
+        seed: int | None = None,
+    ):
+        constants = require("minigrid.core.constants", "minigrid")
+        self._env = _make(find_grid(name))
+        self._seed = seed
+        self._over = True
+        self._kinds = [
+            len(constants.OBJECT_TO_IDX),
+            len(constants.COLOR_TO_IDX),
+            len(constants.STATE_TO_IDX),
+        ]
+        view = self._env.observation_space["image"].shape[0]
+        self.obs_space = {
+            "grid": Box(0, 1, (view * view * sum(self._kinds),), np.float32),
+            "direction": Box(0, 1, (4,), np.float32),
+            **signal_spaces(),
+        }
+        self._draw = None
+        if image:
+            size = (int(size[0]), int(size[1]))
+            self._tile = -(-max(size) // view)  # Pixels of a field, rounded up.
+            self._draw = AreaResize((view * self._tile,) * 2, size)
+            self.obs_space["image"] = Box(0, 255, (*size, 3), np.uint8)
+        self.act_space = {"action": Discrete(int(self._env.action_space.n))}
+        self.action_names = [a.name for a in self._env.unwrapped.actions]
+
+    def reset(self) -> dict[str, Any]:
+        """A new world; the seed goes into the first reset."""
+        seed, self._seed = self._seed, None
+        obs, _ = self._env.reset(seed=seed)
+        self._over = False
+        return with_signals(self._obs(obs), is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """One action, an index."""
+        if self._over:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        obs, reward, terminal, truncated, _ = self._env.step(int(action["action"]))
+        self._over = bool(terminal or truncated)
+        return with_signals(self._obs(obs), reward, False, self._over, terminal)
+
+    def render(self) -> np.ndarray:
+        """The whole world from above, (H, W, 3) uint8."""
+        return np.asarray(self._env.render())
+
+    def close(self) -> None:
+        """Free the environment."""
+        self._env.close()
+
+    def _obs(self, obs: dict[str, Any]) -> dict[str, np.ndarray]:
+        codes = obs["image"]  # (7, 7, 3): object, colour and state.
+        parts = [
+            np.arange(count) == codes[..., i, None]
+            for i, count in enumerate(self._kinds)
+        ]
+        result = {
+            "grid": np.concatenate(parts, -1).astype(np.float32).reshape(-1),
+            "direction": np.eye(4, dtype=np.float32)[int(obs["direction"])],
+        }
+        if self._draw:
+            picture = self._env.unwrapped.get_pov_render(self._tile)
+            result["image"] = self._draw(np.asarray(picture, np.uint8))
+        return result
+
+
+def find_grid(name: str) -> str:
+    """The id of a task; raises UsageError for an unknown one, naming the nearest."""
+    require("minigrid", "minigrid")
+    ids = [i for i in gymnasium.registry if i.startswith(("MiniGrid-", "BabyAI-"))]
+    known: dict[str, str] = {}
+    # By version, so that the last one wins where it is left out.
+    for full in sorted(ids, key=lambda i: gymnasium.spec(i).version or 0):
+        short = re.sub("-v[0-9]+$", "", full)
+        for spelling in (full, short):
+            known[letters(spelling)] = full
+            known[letters(spelling.removeprefix("MiniGrid-"))] = full
+    if letters(name) not in known:
+        near = nearest_spelt(name, known)
+        raise UsageError(f"Unknown MiniGrid task {name!r}: the nearest are {near}.")
+    return known[letters(name)]
+
+
+def _make(name: str) -> gymnasium.Env:
+    try:
+        return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{name} needs a package that is missing: {error}.") from error

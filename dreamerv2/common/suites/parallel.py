@@ -1,0 +1,298 @@
+"""Async: an environment in a thread or in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.wrappers import state_of
+
+CONSTRUCTION = 120.0  # Seconds that it is given at least: it may have much to load.
+
+_START = "from dreamerv2.common.suites.parallel import worker_main; worker_main()"
+
+
+class Async:
+    """Runs an environment in a thread or a process, and speaks to it through a pipe.
+
+    `reset` and `step` return a promise: a function of no arguments that waits for the
+    observation, so that many environments can work at the same time. What fails there
+    is raised here, as RuntimeError with the worker's traceback and the environment's
+    name; a UsageError stays one. No answer within `timeout` seconds is a TimeoutError.
+
+    A process is a fresh interpreter (torch's threads do not survive a fork) that loads
+    only what the constructor needs: neither the main script nor torch, unless the
+    constructor asks for them. When this process dies, however it does, the worker ends.
+
+    Args:
+      constructor: makes the environment, in the worker; pickled with cloudpickle.
+      strategy: "thread" or "process".
+      name: how errors call the environment.
+      timeout: seconds that one answer may take; None is for ever. The construction
+        may take two minutes, if that is longer.
+    """
+
+    def __init__(
+        self,
+        constructor: Callable[[], Any],
+        strategy: str = "thread",
+        name: str = "environment",
+        timeout: float | None = 600.0,
+    ):
+        starters = {"thread": _start_thread, "process": _start_process}
+        if strategy not in starters:
+            raise UsageError(
+                f"Unknown way to run environments in parallel {strategy!r}: "
+                "expected thread or process."
+            )
+        self._name = name
+        self._timeout = timeout
+        self._ticket = 0  # Of the last request; the construction is number 0.
+        self._answered = -1  # Ticket of the last answer; they come in order.
+        self._replies: dict[int, list[Any]] = {}
+        self._spaces: dict[str, Any] = {}
+        payload = cloudpickle.dumps(constructor)
+        self._conn, self._worker = starters[strategy]()
+        # Also ends the worker when this object is collected or the program exits.
+        self._end = weakref.finalize(self, _end, self._conn, self._worker)
+        try:
+            self._conn.send_bytes(payload)
+            patience = timeout and max(timeout, CONSTRUCTION)
+            self._receive(0, "its construction", patience)
+        except BaseException:
+            self._end()
+            raise
+
+    @property
+    def obs_space(self) -> dict[str, Any]:
+        """The environment's observation spaces."""
+        return self._space("obs_space")
+
+    @property
+    def act_space(self) -> dict[str, Any]:
+        """The environment's action spaces."""
+        return self._space("act_space")
+
+    def reset(self) -> Callable[[], dict[str, Any]]:
+        """Start a reset; the promise gives its observation."""
+        return self.call("reset")
+
+    def step(self, action: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+        """Start a step; the promise gives its observation."""
+        return self.call("step", action)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+        """Start any method of the environment; the promise, called once, waits."""
+        return self._request("call", name, args, kwargs, timeout=self._timeout)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Wait for the environment's state; None if it cannot be saved."""
+        return self._request("save", timeout=self._timeout)()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the environment go on from what state_dict returned."""
+        self.call("load_state_dict", state)()
+
+    def access(self, name: str) -> Any:
+        """Wait for an attribute of the environment."""
+        return self._request("access", name, timeout=self._timeout)()
+
+    def close(self, grace: float = 5.0) -> None:
+        """Close the environment and end its worker, within about `grace` seconds.
+
+        A worker that is still busy then is killed (a thread is left behind, which
+        cannot keep the program alive), with a warning. What the environment's own
+        close raises is raised here, after the worker has ended. Closing twice is fine.
+        """
+        if not self._end.alive:
+            return
+        try:
+            if self._alive():
+                self._request("close", timeout=grace)()
+        except TimeoutError:
+            warnings.warn(
+                f"{self._name} did not close within {grace:g} s and was abandoned.",
+                stacklevel=2,
+            )
+        finally:
+            self._end()
+
+    def _space(self, name: str) -> dict[str, Any]:
+        if name not in self._spaces:
+            self._spaces[name] = self.access(name)
+        return self._spaces[name]
+
+    def _alive(self) -> bool:
+        if isinstance(self._worker, subprocess.Popen):
+            return self._worker.poll() is None
+        return self._worker.is_alive()
+
+    def _request(self, kind: str, *args: Any, timeout: float | None) -> Callable:
+        if not self._end.alive:
+            raise RuntimeError(f"{self._name} is closed.")
+        what = args[0] if args else kind
+        # One request at a time: two sides that both send more than a pipe holds would
+        # wait for each other.
+        self._wait(self._ticket, what, timeout)
+        self._ticket += 1
+        try:
+            self._conn.send_bytes(cloudpickle.dumps((self._ticket, kind, *args)))
+        except OSError as error:
+            raise RuntimeError(self._death(what)) from error
+        return functools.partial(self._receive, self._ticket, what, timeout)
+
+    def _receive(self, ticket: int, what: str, timeout: float | None) -> Any:
+        """The answer to one request, or the exception that it led to."""
+        self._wait(ticket, what, timeout)
+        kind, value = self._replies.pop(ticket)
+        if kind == "usage":
+            raise UsageError(value)
+        if kind == "error":
+            raise RuntimeError(f"{self._name} failed in {what}:\n{value}")
+        return value
+
+    def _wait(self, ticket: int, what: str, timeout: float | None) -> None:
+        """Wait until a request is answered; the answers are kept for their promises."""
+        while self._answered < ticket:
+            if not self._conn.poll(timeout):
+                raise TimeoutError(
+                    f"{self._name} gave no answer to {what} within {timeout:g} s."
+                )
+            try:
+                number, *reply = cloudpickle.loads(self._conn.recv_bytes())
+            except (EOFError, OSError) as error:
+                raise RuntimeError(self._death(what)) from error
+            self._answered = number
+            self._replies[number] = reply
+
+    def _death(self, what: str) -> str:
+        """One sentence on a worker that is gone."""
+        if not isinstance(self._worker, subprocess.Popen):
+            return f"{self._name} ended its thread during {what}."
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._worker.wait(2)
+        code = self._worker.returncode
+        return f"{self._name} lost its process during {what}, with exit code {code}."
+
+
+def _start_thread() -> tuple[Connection, threading.Thread]:
+    """A thread that serves an environment, and our end of its pipe."""
+    ours, theirs = multiprocessing.Pipe()
+    # A daemon, so that an environment which hangs cannot keep the program alive.
+    worker = threading.Thread(target=_serve, args=(theirs,), daemon=True)
+    worker.start()
+    return ours, worker
+
+
+def _start_process() -> tuple[Connection, subprocess.Popen]:
+    """An interpreter that serves an environment, and our end of its pipe.
+
+    Not multiprocessing's "spawn": that runs the main script again in every worker,
+    which costs seconds and memory and needs a guard in the user's script.
+    """
+    if os.name != "posix":
+        raise UsageError(
+            "Environments in processes need Linux or macOS: use --envs_parallel thread."
+        )
+    ours, theirs = socket.socketpair()
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    env = {**os.environ, "PYTHONPATH": path}
+    env.setdefault("OMP_NUM_THREADS", "1")  # Many workers share the cores.
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        env=env,
+    )
+    theirs.close()  # So that the pipe ends when the worker does.
+    return Connection(ours.detach()), worker
+
+
+def _end(conn: Connection, worker: threading.Thread | subprocess.Popen) -> None:
+    """Close the pipe, which ends an idle worker; kill a busy process."""
+    conn.close()
+    if isinstance(worker, threading.Thread):
+        worker.join(0.5)
+        return
+    try:
+        worker.wait(1)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def worker_main() -> None:
+    """The main function of a worker process: python -c ... FD PARENT_PID."""
+    fd, parent = int(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(fd, False)
+    # Ctrl-C reaches every process of the terminal, and SIGTERM often every process of
+    # a job; the parent decides what it means.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    _serve(Connection(fd))
+
+
+def _watch(parent: int) -> None:
+    """End this process when the parent is gone, even in the middle of a step."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _serve(conn: Connection) -> None:
+    """The worker: make the environment, answer requests until the pipe closes."""
+    ticket, env, serving = 0, None, True
+    # OSError and EOFError: the other side is gone, and with it whoever wants an answer.
+    with contextlib.suppress(OSError, EOFError), conn:
+        payload = conn.recv_bytes()
+        try:
+            env = cloudpickle.loads(payload)()
+            answer = cloudpickle.dumps((ticket, "value", None))
+        except Exception as error:
+            answer, serving = _failure(ticket, error), False
+        conn.send_bytes(answer)
+        while serving:
+            ticket, kind, *args = cloudpickle.loads(conn.recv_bytes())
+            serving = kind != "close"
+            try:
+                answer = cloudpickle.dumps((ticket, "value", _answer(env, kind, args)))
+            except Exception as error:
+                answer = _failure(ticket, error)
+            conn.send_bytes(answer)
+    if serving and hasattr(env, "close"):
+        env.close()
+
+
+def _answer(env: Any, kind: str, args: list[Any]) -> Any:
+    if kind == "close":
+        return env.close() if hasattr(env, "close") else None
+    if kind == "access":
+        return getattr(env, args[0])
+    if kind == "save":
+        return state_of(env)
+    name, positional, keywords = args
+    return getattr(env, name)(*positional, **keywords)
+
+
+def _failure(ticket: int, error: Exception) -> bytes:
+    kind = "usage" if isinstance(error, UsageError) else "error"
+    text = str(error) if kind == "usage" else traceback.format_exc()
+    return cloudpickle.dumps((ticket, kind, text))

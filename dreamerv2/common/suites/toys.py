@@ -1,0 +1,218 @@
+"""Two small tasks of our own, for tests, benchmarks and demonstrations.
+
+Both are seeded, cost microseconds a step, and know their best action (`oracle()`), so
+that what an agent reaches can be placed between random and best possible.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
+
+
+class ToyCatch:
+    """A ball falls, a paddle catches it: pixels, three discrete actions.
+
+    The board has 8 by 8 cells. A ball appears in the top row at a random column and
+    falls one row a step; the paddle, one cell in the bottom row, moves left, stays or
+    moves right (actions 0, 1, 2). When the ball reaches the bottom row, the reward is
+    +1 if the paddle is there, else -1, and the next step brings the next ball. The
+    paddle begins at a random column. After `balls` balls the episode ends, terminally,
+    8 * balls - 1 steps after its reset. Every ball can be caught.
+
+    Observations: `image` (*size, 1) uint8, 0 or 255. Returns: uniformly random actions
+    get -0.75 a ball (one in eight is caught), the best ones +1 a ball; with 3 balls
+    that is -2.25 and +3.
+    """
+
+    CELLS = 8
+    action_names = ("left", "stay", "right")
+    RANDOM_RETURN = -2.25  # With 3 balls.
+    BEST_RETURN = 3.0
+
+    def __init__(
+        self, seed: int | None = None, balls: int = 3, size: tuple[int, int] = (64, 64)
+    ):
+        if balls < 1:
+            raise ValueError(f"ToyCatch needs at least one ball, but got {balls}.")
+        self._size = (int(size[0]), int(size[1]))
+        self._balls = balls
+        self._random = np.random.default_rng(seed)
+        self._left = 0
+        self._row = self._column = self._paddle = 0
+        self.obs_space = {
+            "image": Box(0, 255, (*self._size, 1), np.uint8),
+            **signal_spaces(),
+        }
+        self.act_space = {"action": Discrete(3)}
+
+    def reset(self) -> dict[str, Any]:
+        """The first ball of a new episode, in the top row."""
+        self._left = self._balls
+        self._paddle = int(self._random.integers(self.CELLS))
+        self._drop()
+        return with_signals({"image": self._image()}, is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Move the paddle by `action["action"]` (0, 1 or 2) and let the ball fall."""
+        if self._left < 1:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        move = int(action["action"])
+        if move not in (0, 1, 2):
+            raise ValueError(f"Expected the action 0, 1 or 2, but got {move}.")
+        bottom = self.CELLS - 1
+        self._paddle = min(max(self._paddle + move - 1, 0), bottom)
+        if self._row == bottom:
+            self._drop()
+        else:
+            self._row += 1
+        reward = 0.0
+        if self._row == bottom:
+            reward = 1.0 if self._paddle == self._column else -1.0
+            self._left -= 1
+        over = self._left == 0
+        obs = {"image": self._image()}
+        return with_signals(obs, reward, is_last=over, is_terminal=over)
+
+    def oracle(self) -> int:
+        """The best action here: towards the ball; while none falls, to the centre."""
+        goal = self._column if self._row < self.CELLS - 1 else self.CELLS // 2
+        return int(np.sign(goal - self._paddle)) + 1
+
+    def render(self) -> np.ndarray:
+        """The board as (*size, 3) uint8."""
+        return np.repeat(self._image(), 3, -1)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what comes next."""
+        return {
+            "random": self._random.bit_generator.state,
+            "board": [self._left, self._row, self._column, self._paddle],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned."""
+        self._random.bit_generator.state = state["random"]
+        self._left, self._row, self._column, self._paddle = state["board"]
+
+    def _drop(self) -> None:
+        self._row = 0
+        self._column = int(self._random.integers(self.CELLS))
+
+    def _image(self) -> np.ndarray:
+        board = np.zeros((self.CELLS, self.CELLS), np.uint8)
+        board[self._row, self._column] = 255
+        board[-1, self._paddle] = 255
+        rows, columns = (np.arange(n) * self.CELLS // n for n in self._size)
+        return board[np.ix_(rows, columns)][..., None]
+
+
+class ToyReach:
+    """A point moves to a target in the square [-1, 1] x [-1, 1]: continuous actions.
+
+    Point and target begin at uniformly random places. The action, two numbers in
+    [-1, 1] (beyond that they are clipped), moves the point by SPEED times itself, and
+    the square's walls stop it. The reward of each step is 1 - distance to the target.
+    Episodes have 25 steps and end by the clock, so they never are terminal.
+
+    Observations: `position` (2,) and `target` (2,), float32 in [-1, 1]; with `image`
+    also `image` (*size, 3) uint8, the target as a green disc under the red point.
+    Returns, means over a million starts: RANDOM_RETURN (-1.54) for uniformly random
+    actions, BEST_RETURN (22.65) for the best ones.
+    """
+
+    SPEED = 0.2
+    STEPS = 25
+    RANDOM_RETURN = -1.54
+    BEST_RETURN = 22.65
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        image: bool = False,
+        size: tuple[int, int] = (64, 64),
+    ):
+        self._size = (int(size[0]), int(size[1]))
+        self._with_image = image
+        self._random = np.random.default_rng(seed)
+        self._left = 0
+        self._position = self._target = np.zeros(2)
+        self.obs_space = {
+            "position": Box(-1, 1, (2,), np.float32),
+            "target": Box(-1, 1, (2,), np.float32),
+            **signal_spaces(),
+        }
+        if image:
+            self.obs_space["image"] = Box(0, 255, (*self._size, 3), np.uint8)
+        self.act_space = {"action": Box(-1, 1, (2,), np.float32)}
+
+    def reset(self) -> dict[str, Any]:
+        """A new place for the point and for the target."""
+        self._left = self.STEPS
+        self._position, self._target = self._random.uniform(-1, 1, (2, 2))
+        return with_signals(self._obs(), is_first=True)
+
+    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Move the point by `action["action"]`, (2,) in [-1, 1]."""
+        if self._left < 1:
+            raise RuntimeError("The episode has ended or never began: call reset().")
+        move = np.clip(np.asarray(action["action"], np.float64), -1, 1)
+        if move.shape != (2,):
+            raise ValueError(f"Expected an action of shape (2,), but got {move.shape}.")
+        self._position = np.clip(self._position + self.SPEED * move, -1, 1)
+        self._left -= 1
+        reward = 1.0 - np.linalg.norm(self._position - self._target)
+        return with_signals(self._obs(), reward, is_last=self._left == 0)
+
+    def oracle(self) -> np.ndarray:
+        """The best action here, (2,) float32.
+
+        Each axis closes its gap as fast as it can; no other action is nearer on either
+        axis at any later step, so this is the best possible.
+        """
+        gap = (self._target - self._position) / self.SPEED
+        return np.clip(gap, -1, 1).astype(np.float32)
+
+    def render(self) -> np.ndarray:
+        """The square as (*size, 3) uint8, x to the right and y upwards."""
+        y, x = (np.linspace(-1.1, 1.1, n) for n in self._size)
+        image = np.zeros((*self._size, 3), np.uint8)
+        discs = (self._target, 0.18, (0, 255, 0)), (self._position, 0.12, (255, 0, 0))
+        for place, radius, color in discs:
+            near = (x - place[0]) ** 2 + (-y[:, None] - place[1]) ** 2 < radius**2
+            image[near] = color
+        return image
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what comes next."""
+        return {
+            "random": self._random.bit_generator.state,
+            "left": self._left,
+            "position": self._position.copy(),
+            "target": self._target.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned."""
+        self._random.bit_generator.state = state["random"]
+        self._left = state["left"]
+        self._position, self._target = state["position"], state["target"]
+
+    def _obs(self) -> dict[str, np.ndarray]:
+        obs = {
+            "position": self._position.astype(np.float32),
+            "target": self._target.astype(np.float32),
+        }
+        if self._with_image:
+            obs["image"] = self.render()
+        return obs

@@ -1,0 +1,321 @@
+"""The core of play.py: a game, the model's view of it, and dreams that leave it."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.playing.canvas import Scene
+from dreamerv2.playing.keys import GameKeys
+from dreamerv2.playing.player import Player
+from dreamerv2.playing.stepper import State, Stepper
+
+REAL, DREAM = (24, 84, 58), (92, 44, 148)
+
+
+class EnvSource:
+    """The real game: an environment that takes actions."""
+
+    title = "REAL GAME"
+    follows = True  # What is done in a dream can be done here, too.
+
+    def __init__(self, env: Any):
+        self._env = env
+
+    def reset(self) -> dict[str, Any]:
+        """A new episode."""
+        return self._env.reset()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+        """The next observation, and the action that led to it."""
+        return self._env.step({"action": action}), action
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class EpisodeSource:
+    """A stored episode in place of a game: it goes its own way."""
+
+    title = "STORED EPISODE"
+    follows = False
+
+    def __init__(self, episode: dict[str, np.ndarray]):
+        self._episode = episode
+        self._index = 0
+
+    def reset(self) -> dict[str, Any]:
+        """The episode from its beginning."""
+        self._index = 0
+        return self._at(0)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+        """The next stored observation, and the stored action."""
+        self._index += 1
+        return self._at(self._index), self._episode["action"][self._index]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _at(self, index: int) -> dict[str, Any]:
+        obs = {k: v[index] for k, v in self._episode.items() if k != "action"}
+        last = index == len(self._episode["is_first"]) - 1
+        return {**obs, "is_last": bool(obs["is_last"]) or last}
+
+
+class DreamPlayer(Player):
+    """An agent, a person or chance plays the real game, or a dream of it.
+
+    In the real game the model sees each frame. In a dream it gets no observation:
+    what is seen is imagined from the actions alone. As long as it can, the real game
+    goes on beside the dream, with the same actions, so that both can be compared; it
+    stands still once the dream was rewound or the game is over.
+
+    Args:
+      stepper: of the trained world model.
+      source: the real game.
+      keys, rate, scale: see Player.
+      space: of the actions, to draw random ones from.
+    """
+
+    BRANCHES = 4
+    REWIND = 10  # Steps for each press of the key.
+    MEMORY = 2000  # Steps of a dream that are kept for rewinding.
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        source: Any,
+        keys: GameKeys,
+        rate: float,
+        space: Any,
+        scale: int = 5,
+    ):
+        super().__init__(keys, rate, scale)
+        self.control = "agent"  # Or person, or random.
+        self.view = "both"  # Or environment, or model.
+        self.dream: State | None = None
+        self.parted = False
+        self._stepper = stepper
+        self._source = source
+        self._space = space
+        self._history: deque[tuple[State, np.ndarray]] = deque(maxlen=self.MEMORY)
+        self.commands = {
+            "m": (self._switch_view, "show the environment or the model"),
+            "v": (self._both_views, "both side by side, with their difference"),
+            "k": (lambda: self._switch_control("agent"), "agent or person plays"),
+            "l": (lambda: self._switch_control("random"), "random or person plays"),
+            "i": (self._switch_dream, "real game or dream"),
+            "c": (self._dream_from_here, "dream anew from the real game's frame"),
+            "b": (self._rewind, f"take a dream back by {self.REWIND} steps"),
+            "n": (self._branch, f"dream {self.BRANCHES} futures, or one again"),
+            "r": (self._forget, "reset the model's latent state"),
+            "f": (self._new_game, "reset the environment, too"),
+            **self.commands,
+        }
+        self._begin()
+
+    @property
+    def dreaming(self) -> bool:
+        """Whether what is played is a dream."""
+        return self.dream is not None
+
+    @property
+    def futures(self) -> int:
+        """How many are dreamed side by side; 0 in the real game."""
+        return len(self.dream["deter"]) if self.dreaming else 0
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _begin(self) -> None:
+        """A new episode of the real game."""
+        self.obs = self._source.reset()
+        self.game_step = 0
+        self.over = False
+        self.reward = self.total = 0.0
+        self.action = np.zeros(self._stepper.action_size, np.float32)
+        self.state, self.kl = self._stepper.observe(
+            self._stepper.initial(), self.action, self.obs, True
+        )
+        self._read()
+
+    def _step(self) -> None:
+        if not self.dreaming:
+            if self.over:
+                self._begin()
+            else:
+                self._real_step(self._choose(self.state)[0])
+            self._read()
+            return
+        action = self._choose(self.dream)
+        self._history.append((self.dream, self.dream_total))
+        self.dream = self._stepper.imagine(self.dream, action)
+        self.dream_step += 1
+        self.parted |= self.over or not self._source.follows
+        if self.parted:
+            self.action = action[0]
+        else:
+            self._real_step(action[0])
+        self._read()
+        self.dream_total = self.dream_total + self.reading.reward
+
+    def _choose(self, state: State) -> np.ndarray:
+        """The actions (B, A) in B states."""
+        count = len(state["deter"])
+        if self.control == "agent":
+            return self._stepper.act(state)
+        chosen = self._person() if self.control == "person" else self._space.sample()
+        return np.repeat(chosen.astype(np.float32)[None], count, 0)
+
+    def _real_step(self, action: np.ndarray) -> None:
+        """A step of the game, and of the model that looks at it."""
+        self.obs, self.action = self._source.step(action)
+        self.game_step += 1
+        self.reward = float(self.obs["reward"])
+        self.total += self.reward
+        self.over = bool(self.obs["is_last"])
+        self.state, self.kl = self._stepper.observe(
+            self.state, self.action, self.obs, False
+        )
+
+    def _read(self) -> None:
+        self.reading = self._stepper.read(self.dream if self.dreaming else self.state)
+
+    def _switch_view(self) -> None:
+        self.view = "environment" if self.view == "model" else "model"
+        self.note = f"What is shown: the {self.view}."
+
+    def _both_views(self) -> None:
+        self.view = "both" if self.view != "both" else "model"
+        self.note = f"What is shown: {self.view}."
+
+    def _switch_control(self, other: str) -> None:
+        self.control = "person" if self.control == other else other
+        self.note = f"In control: {self.control}."
+
+    def _switch_dream(self) -> None:
+        if self.dreaming:
+            self.dream = None
+            if self.over:
+                self._begin()
+            self._read()
+            self.note = "Back in the real game: the model sees again."
+        else:
+            self._dream_from_here()
+
+    def _dream_from_here(self) -> None:
+        if self.over:
+            self._begin()
+        self._start_dream(self.state)
+        self.note = "The dream begins: from here on the model sees nothing."
+
+    def _start_dream(self, state: State) -> None:
+        self.dream = state
+        self.dream_step = 0
+        self.dream_total = np.zeros(len(state["deter"]))
+        self.parted = False
+        self._history.clear()
+        self._read()
+
+    def _rewind(self) -> None:
+        if not self.dreaming:
+            self.note = "Only a dream can be taken back: i begins one."
+            return
+        steps = min(self.REWIND, len(self._history))
+        for _ in range(steps):
+            self.dream, self.dream_total = self._history.pop()
+        self.dream_step -= steps
+        self.parted |= steps > 0
+        self._read()
+        self.note = f"{steps} steps back; from here on another future."
+
+    def _branch(self) -> None:
+        if self.futures > 1:
+            self.dream = self._stepper.first(self.dream)
+            self.dream_total = self.dream_total[:1]
+            self.note = "On with the first future."
+        else:
+            if not self.dreaming:
+                self._dream_from_here()
+            self.dream = self._stepper.repeat(self.dream, self.BRANCHES)
+            self.dream_total = np.repeat(self.dream_total, self.BRANCHES)
+            self.note = f"{self.BRANCHES} futures of this moment, side by side."
+        self._read()
+
+    def _forget(self) -> None:
+        if self.dreaming:
+            self._history.append((self.dream, self.dream_total))
+            self.dream_step += 1
+            self.dream = self._stepper.initial(self.futures)
+            self.parted = True
+            self.note = "The dream goes on from a state of zeros."
+        else:
+            self.state, self.kl = self._stepper.observe(
+                self.state, self.action, self.obs, True
+            )
+            self.note = "The model has forgotten all but this frame."
+        self._read()
+
+    def _new_game(self) -> None:
+        was_dreaming = self.dreaming
+        self.dream = None
+        self._begin()
+        if was_dreaming:
+            self._start_dream(self.state)
+        self.note = "A new game."
+
+    def _scene(self) -> Scene:
+        if self.dreaming:
+            title = f"DREAM   {self.dream_step} steps without looking"
+        else:
+            over = "   game over" if self.over else ""
+            title = f"{self._source.title}   step {self.game_step}{over}"
+        return Scene(
+            f"{title}   {self._pace()}".rstrip(),
+            DREAM if self.dreaming else REAL,
+            self._panes(),
+            self._cells(),
+            self.note,
+        )
+
+    def _panes(self) -> list[tuple[str, np.ndarray]]:
+        truth, models = self._stepper.picture(self.obs), self.reading.images
+        still = ", over" if self.over else ", stands still"
+        still = still if self.dreaming and self.parted else ""
+        real = (f"environment{still}", truth)
+        name = "dream" if self.dreaming else "model"
+        dreams = [(name, models[0])]
+        if self.futures > 1:
+            dreams = [
+                (f"future {i + 1}: reward {total:+.2f}, value {value:.2f}", image)
+                for i, (image, total, value) in enumerate(
+                    zip(models, self.dream_total, self.reading.value, strict=True)
+                )
+            ]
+        if self.view == "environment":
+            return [real]
+        if self.view == "model" or len(dreams) > 1:
+            return dreams
+        difference = (models[0].astype(int) - truth) // 2 + 128
+        if still:
+            difference = np.full_like(difference, 128)
+        caption = "they have parted" if still else "difference"
+        return [real, *dreams, (caption, difference.astype(np.uint8))]
+
+    def _cells(self) -> list[tuple[str, str]]:
+        reading = self.reading
+        parted = self.dreaming and self.parted
+        control = self.control
+        if not (self.dreaming or self._source.follows):
+            control = "episode"
+        return [
+            ("reward", "-" if parted else f"{self.reward:+.2f}"),
+            ("predicted", f"{reading.reward[0]:+.2f}"),
+            ("return", "-" if parted else f"{self.total:.2f}"),
+            ("value", f"{reading.value[0]:.2f}"),
+            ("discount", f"{reading.discount[0]:.3f}"),
+            ("KL", "-" if self.dreaming else f"{self.kl:.2f}"),
+            ("in control", control),
+            ("action", self.game_keys.name(self.action)),
+        ]

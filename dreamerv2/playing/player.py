@@ -1,0 +1,157 @@
+"""What play.py and play_test.py share: keys, pause, speed; a frame and a strip.
+
+No screen is needed here: window.py drives these objects from a window or a script.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dreamerv2.playing.canvas import Canvas, Scene
+from dreamerv2.playing.keys import GameKeys, canonical
+
+SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class Player(ABC):
+    """Turns keys into state, and state into a frame.
+
+    Subclasses add to ``commands`` (key -> (function, meaning)), do one step of their
+    game in ``_step`` and describe what is to be seen in ``_scene``.
+
+    Args:
+      keys: those that play the environment.
+      rate: policy steps per second at the game's own speed.
+      scale: see Canvas.
+      panes: see Canvas.
+    """
+
+    def __init__(self, keys: GameKeys, rate: float, scale: int = 5, panes: int = 3):
+        self.game_keys = keys
+        self.rate = rate
+        self.canvas = Canvas(panes, scale)
+        self.paused = False
+        self.help = False
+        self.done = False
+        self.steps = 0
+        self.note = "F1 shows the keys."
+        self._speed = SPEEDS.index(1.0)
+        self._single = False
+        self._held: set[str] = set()
+        self._tapped: set[str] = set()
+        self.commands: dict[str, tuple[Callable[[], None], str]] = {
+            "p": (self._pause, "pause and go on"),
+            ".": (self._one_step, "a single step"),
+            "+": (lambda: self._faster(1), "faster"),
+            "-": (lambda: self._faster(-1), "slower"),
+            "f1": (self._toggle_help, "this list"),
+            "esc": (self._leave, "leave"),
+        }
+
+    @property
+    def speed(self) -> float:
+        """How many times the game's own rate."""
+        return SPEEDS[self._speed]
+
+    @property
+    def idle(self) -> bool:
+        """Whether tick() would do nothing."""
+        return self.done or (self.paused and not self._single)
+
+    def press(self, key: str) -> None:
+        """A key goes down: a command is done at once, a game's key is held."""
+        key = canonical(key)
+        if key in self.commands:
+            self.commands[key][0]()
+        elif key in self.game_keys.keys:
+            self._held.add(key)
+            self._tapped.add(key)
+
+    def release(self, key: str) -> None:
+        """A key comes up. One that came up before a step still counts in it."""
+        self._held.discard(canonical(key))
+
+    def tick(self) -> bool:
+        """Time for one step: does it, unless paused. Returns whether it did."""
+        if self.idle:
+            return False
+        self._single = False
+        self._step()
+        self._tapped.clear()
+        self.steps += 1
+        return True
+
+    def frame(self) -> np.ndarray:
+        """What is to be seen now, (H, W, 3) uint8, always of one size."""
+        scene = self._scene()
+        if self.help:
+            scene.help = self.keys_help()
+        return self.canvas.draw(scene)
+
+    def strip(self) -> str:
+        """The text of the frame, in one line."""
+        scene = self._scene()
+        cells = ", ".join(f"{name} {value}" for name, value in scene.cells)
+        return f"{scene.title} | {cells} | {scene.note}"
+
+    def keys_help(self) -> list[tuple[str, str]]:
+        """(keys, meaning) of every key."""
+        rows = [(_shown(key), meaning) for key, (_, meaning) in self.commands.items()]
+        return rows + [(keys, f"game: {name}") for keys, name in self.game_keys.help()]
+
+    def close(self) -> None:  # noqa: B027  (few players have anything to close)
+        """Called once at the end."""
+
+    @abstractmethod
+    def _step(self) -> None:
+        """One policy step of the game or of the dream."""
+
+    @abstractmethod
+    def _scene(self) -> Scene:
+        """What is to be seen now."""
+
+    def _person(self) -> np.ndarray:
+        """The action (A,) of the keys that are held, or were tapped."""
+        return self.game_keys.action(self._held | self._tapped)
+
+    def _pace(self) -> str:
+        """The end of every title."""
+        pace = f"x{self.speed:g}" if self.speed != 1 else ""
+        return "  ".join(filter(None, [pace, "PAUSED" if self.paused else ""]))
+
+    def _pause(self) -> None:
+        self.paused = not self.paused
+
+    def _one_step(self) -> None:
+        self.paused = True
+        self._single = True
+
+    def _faster(self, by: int) -> None:
+        self._speed = min(max(self._speed + by, 0), len(SPEEDS) - 1)
+        self.note = f"{self.rate * self.speed:.3g} steps a second."
+
+    def _toggle_help(self) -> None:
+        self.help = not self.help
+
+    def _leave(self) -> None:
+        self.done = True
+
+
+def step_rate(task: str, action_repeat: int, env: Any = None) -> float:
+    """Policy steps per second at which a task runs for people."""
+    if task.startswith("atari_"):
+        return 60 / action_repeat
+    base = getattr(env, "unwrapped", None)
+    kwargs = getattr(getattr(base, "spec", None), "kwargs", {})
+    if "frameskip" in kwargs:  # Gymnasium's Atari.
+        return 60 / float(np.mean(kwargs["frameskip"])) / action_repeat
+    fps = (getattr(base, "metadata", None) or {}).get("render_fps")
+    # What dm_control simulates runs at about 40 steps a second.
+    frames = fps or {"toy": 6, "crafter": 6, "dmc": 40}.get(task.partition("_")[0], 10)
+    return max(1.0, frames / action_repeat)
+
+
+def _shown(key: str) -> str:
+    return key.capitalize() if len(key) > 1 else key

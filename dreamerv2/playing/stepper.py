@@ -1,0 +1,144 @@
+"""A world model stepped by hand: filtering what is seen, or dreaming without."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamerv2.agent import Agent
+from dreamerv2.common.networks.noise import Noise, scoped
+from dreamerv2.playing.canvas import bars
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the heads make of B states.
+
+    images: (B, H, W, C) uint8. reward, value, discount: (B,), predictions; the reward
+    is the clipped one that the agent learns from.
+    """
+
+    images: np.ndarray
+    reward: np.ndarray
+    value: np.ndarray
+    discount: np.ndarray
+
+
+class Stepper:
+    """Steps the world model of an agent; all states are given and returned.
+
+    Legend: B states side by side, A actions.
+
+    Args:
+      agent: with parameters loaded; nothing here changes it.
+      seed: of its samples.
+    """
+
+    def __init__(self, agent: Agent, seed: int = 0):
+        self._agent = agent
+        self._wm = agent.wm
+        self._rssm = agent.wm.rssm
+        self._noise = scoped(Noise(seed, agent.device), "play")
+        self.action_size = agent.wm.action_size
+
+    def initial(self, batch: int = 1) -> State:
+        """States before anything was seen."""
+        return self._rssm.initial(batch)
+
+    def repeat(self, state: State, count: int) -> State:
+        """The first state, ``count`` times."""
+        return {k: v[:1].expand(count, *v.shape[1:]).clone() for k, v in state.items()}
+
+    def first(self, state: State) -> State:
+        """The first of several states, by itself."""
+        return {k: v[:1].clone() for k, v in state.items()}
+
+    @torch.no_grad()
+    def observe(
+        self, state: State, action: np.ndarray, obs: Mapping[str, Any], is_first: bool
+    ) -> tuple[State, float]:
+        """One step of filtering: the posterior, and its KL from the prior in nats.
+
+        action (A,) led from the state to the observation; where is_first, both are
+        forgotten.
+        """
+        obs = {k: np.asarray(v)[None] for k, v in obs.items() if k[:4] != "log_"}
+        data = self._agent.to_device(obs)
+        first = torch.tensor([is_first], device=self._agent.device)
+        if is_first:
+            state, action = self.initial(), np.zeros_like(action)
+        led = self._tensor(action[None])
+        with self._agent.precision.context():
+            embed = self._wm.encoder(self._wm.preprocess(data))
+            draws, member = self._draws(1)
+            prior = self._rssm.img_step(state, led, None, member)
+            post = self._rssm.obs_step(state, led, embed, first, draws)
+        kl = self._rssm.get_dist(post).kl(self._rssm.get_dist(prior))
+        return post, float(kl[0])
+
+    @torch.no_grad()
+    def imagine(self, state: State, action: np.ndarray) -> State:
+        """One step of the dream: actions (B, A) lead to the states returned. No
+        observation comes in."""
+        with self._agent.precision.context():
+            draws, member = self._draws(len(action))
+            return self._rssm.img_step(state, self._tensor(action), draws, member)
+
+    @torch.no_grad()
+    def act(self, state: State) -> np.ndarray:
+        """What the agent does in these states, (B, A) float32: drawn from its policy
+        as in training."""
+        with self._agent.precision.context():
+            dist = self._agent.task_behavior.actor(self._rssm.get_feat(state))
+            noise = self._noise("action", dist.noise_kind, dist.noise_shape)
+            return dist.sample(noise).float().cpu().numpy()
+
+    @torch.no_grad()
+    def read(self, state: State) -> Reading:
+        """What the heads predict from these states."""
+        with self._agent.precision.context():
+            feat = self._rssm.get_feat(state)
+            decoded = {k: v.mode() for k, v in self._wm.decoder(feat).items()}
+            reward = self._wm.heads["reward"](feat).mode()
+            value = self._agent.task_behavior.critic(feat).mode()
+            if "discount" in self._wm.heads:
+                discount = self._wm.heads["discount"](feat).mean()
+            else:
+                discount = torch.full_like(value, self._agent.config.discount)
+        return Reading(
+            self._images(decoded), *(_host(x) for x in (reward, value, discount))
+        )
+
+    def picture(self, obs: Mapping[str, Any]) -> np.ndarray:
+        """What the decoder is to predict of an observation, (H, W, C) uint8: its
+        first image; without images, its vectors as bars."""
+        decoder = self._wm.decoder
+        if decoder.cnn_keys:
+            return np.asarray(obs[decoder.cnn_keys[0]])
+        return bars(np.concatenate([np.ravel(obs[k]) for k in decoder.mlp_keys]))
+
+    def _images(self, decoded: Mapping[str, Tensor]) -> np.ndarray:
+        decoder = self._wm.decoder
+        if decoder.cnn_keys:
+            image = _host(decoded[decoder.cnn_keys[0]])
+            return ((image + 0.5).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        vectors = [_host(decoded[key]) for key in decoder.mlp_keys]
+        return np.stack([bars(row) for row in np.concatenate(vectors, -1)])
+
+    def _draws(self, batch: int) -> tuple[Tensor, Tensor]:
+        shape = (batch, *self._rssm.latent_shape)
+        draws = self._noise("state", self._rssm.noise_kind, shape)
+        return draws, self._noise("member", "uniform", ())
+
+    def _tensor(self, action: np.ndarray) -> Tensor:
+        dtype = self._agent.precision.param
+        return torch.as_tensor(action, device=self._agent.device).to(dtype)
+
+
+def _host(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()

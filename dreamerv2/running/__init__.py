@@ -1,0 +1,1 @@
+"""What keeps a run: checkpoints, its folder, signals, environments that fail."""

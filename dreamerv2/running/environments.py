@@ -1,0 +1,220 @@
+"""The environments of a run: made, made anew where one fails, saved, closed."""
+
+import contextlib
+import functools
+import re
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreamerv2.common.config import Config
+from dreamerv2.common.envs import Async, make_env
+from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.suites.wrappers import state_of
+from dreamerv2.running.checkpoint import cannot_write
+
+ERRORS = "env_errors.log"
+
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: ")  # How the line begins that names one.
+_GRACE = 1.0  # Seconds for one that failed to close by itself.
+
+# (config, seed, train) -> an environment.
+MakeEnv = Callable[[Config, int, bool], Any]
+
+
+class Restarts:
+    """How many failures of environments a run puts up with; each is logged.
+
+    Args:
+      limit: failures, of all environments together; the next one ends the run.
+      folder: of `env_errors.log`, which gets the tracebacks.
+    """
+
+    def __init__(self, limit: int, folder: Path):
+        self._limit = limit
+        self.path = folder / ERRORS
+        self._count = 0
+
+    def take(self, name: str, error: Exception) -> None:
+        """Log a failure of the environment of that name.
+
+        Raises RunFailed if it was one too many, and UsageError if the log cannot be
+        written.
+        """
+        self._count += 1
+        self.log(f"{name}, failure {self._count}", error)
+        told = f"{name} failed ({summary(error)})"
+        if self._count > self._limit:
+            raise RunFailed(
+                f"{told} after {self._limit} restarts, which is all that "
+                f"--env_restarts allows: mend it with the help of {self.path} and "
+                "start the same command again to go on."
+            )
+        print(
+            f"{told}, so it was made anew without its unfinished episode, restart "
+            f"{self._count} of {self._limit}; {self.path} has the traceback.",
+            flush=True,
+        )
+
+    def log(self, title: str, error: Exception) -> None:
+        """Append a traceback to the log."""
+        trace = "".join(traceback.format_exception(error))
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with self.path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(f"{stamp} {title}\n{trace}\n")
+        except OSError as failure:
+            raise cannot_write(self.path, failure) from error
+
+
+class Environments:
+    """As many environments of one task, with seeds of their own.
+
+    Args:
+      config: task, seed, envs_parallel, env_timeout.
+      count: how many.
+      train: whether they are for training; those for evaluation differ in their seeds.
+      restarts: is asked whether one that failed may be made anew.
+      make: what makes them: (config, seed, train) -> environment; each has a seed of
+        its own, the first config.seed. Without it, config.task names them.
+
+    Raises UsageError where the user can mend it, and RunFailed for a constructor that
+    fails in another way.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        count: int,
+        train: bool,
+        restarts: Restarts,
+        make: MakeEnv | None = None,
+    ):
+        if config.envs_parallel not in ("none", "thread", "process"):
+            raise UsageError(
+                f"Unknown envs_parallel '{config.envs_parallel}': expected none, "
+                "thread or process."
+            )
+        self._config = config
+        self._train = train
+        self._restarts = restarts
+        self._make_env = make or make_env
+        self._failed = [0] * count  # Failures of each.
+        self.envs: list[Any] = []
+        try:
+            for index in range(count):
+                self.envs.append(self._first(index))
+        except BaseException:
+            self.close()
+            raise
+
+    def replace(self, index: int, error: Exception) -> Any:
+        """Close the environment that failed with `error`; returns a new one.
+
+        Raises RunFailed if there were too many failures.
+        """
+        while True:
+            self._restarts.take(self._name(index), error)
+            self._failed[index] += 1
+            old = self.envs[index]
+            self._close(old, *((_GRACE,) if isinstance(old, Async) else ()))
+            try:
+                self.envs[index] = self._make(index)
+                return self.envs[index]
+            except UsageError:
+                raise
+            except Exception as failure:  # Constructors may raise anything.
+                error = failure
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The states of all environments; None if one of them cannot be saved."""
+        states = []
+        for index, env in enumerate(self.envs):
+            try:
+                states.append(state_of(env))
+            except Exception as error:  # A broken one: the next step will tell more.
+                self._restarts.log(f"{self._name(index)}, while it was saved", error)
+                return None
+            if states[-1] is None:
+                return None
+        return {"states": states, "failed": list(self._failed)}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> str:
+        """Go on from what state_dict returned.
+
+        Returns why that is not possible, to be read after "since"; empty if it is.
+        Then all of them must be reset.
+        """
+        if state is None:
+            return "the checkpoint has no states of them"
+        if len(state["states"]) != len(self.envs):
+            return f"there were {len(state['states'])} and are {len(self.envs)}"
+        try:
+            for env, saved in zip(self.envs, state["states"], strict=True):
+                env.load_state_dict(saved)
+        except Exception as error:  # Such as those of another version of a package.
+            return f"their saved states do not fit ({summary(error)})"
+        self._failed = list(state["failed"])
+        return ""
+
+    def close(self) -> None:
+        """Close all. An environment that cannot be closed is left behind."""
+        for env in self.envs:
+            self._close(env)
+
+    def _close(self, env: Any, *grace: float) -> None:
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            warnings.simplefilter("ignore")  # It hangs, as was already said.
+            stack.push(self._note)
+            env.close(*grace)
+
+    def _note(self, kind: type | None, error: Any, trace: Any) -> bool:
+        """What close() raises does not matter any more, but for the log."""
+        if isinstance(error, Exception):
+            with contextlib.suppress(UsageError):  # A full disk, on the way out.
+                self._restarts.log(f"{self._role} environment, while closed", error)
+            return True
+        return False
+
+    def _first(self, index: int) -> Any:
+        try:
+            return self._make(index)
+        except UsageError:
+            raise
+        except Exception as error:
+            self._restarts.log(self._name(index), error)
+            raise RunFailed(
+                f"{self._name(index)} cannot be made ({summary(error)}): mend it with "
+                f"the help of {self._restarts.path}."
+            ) from error
+
+    def _make(self, index: int) -> Any:
+        # A new one shall not play the same episodes again.
+        seed = self._config.seed + index + 100_003 * self._failed[index]
+        make = functools.partial(self._make_env, self._config, seed, self._train)
+        if self._config.envs_parallel == "none":
+            return make()
+        timeout = self._config.env_timeout or None
+        return Async(make, self._config.envs_parallel, self._name(index), timeout)
+
+    @property
+    def _role(self) -> str:
+        return "Training" if self._train else "Evaluation"
+
+    def _name(self, index: int) -> str:
+        return f"{self._role} environment {index} ({self._config.task})"
+
+
+def summary(error: BaseException) -> str:
+    """An exception as a part of a sentence: its type and what it says.
+
+    Of the RuntimeError of an Async, which ends with the worker's traceback, these are
+    the exception's there.
+    """
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    starts = [i for i, line in enumerate(lines) if _EXCEPTION.match(line)]
+    text = " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
+    return re.sub(r"[.!?]+ (?=[A-Z])", "; ", text)[:200].rstrip(".!?; ")

@@ -1,0 +1,149 @@
+"""Trained agents on disk: read, and taken as the start of another."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.torchutils import Module, flatten
+from dreamerv2.running.checkpoint import load_checkpoint, match_state
+from dreamerv2.running.logdir import CHECKPOINT, SHAPING_PARTS, changes, load_config
+
+if TYPE_CHECKING:
+    from dreamerv2.agent import Agent
+
+# What --load_parts names -> the agent's part.
+PARTS = {
+    "world_model": "wm",
+    "actor_critic": "task_behavior",
+    "exploration": "expl_behavior",
+}
+
+
+def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
+    """The state of the agent in a run's checkpoint.
+
+    Raises UsageError if there is no checkpoint, or it is damaged or holds no agent.
+    """
+    path = Path(logdir).expanduser() / CHECKPOINT
+    saved = load_checkpoint(path, device)
+    agent = saved.get("agent") if isinstance(saved, dict) else None
+    if not isinstance(agent, dict) or not {"wm", "task_behavior"} <= agent.keys():
+        raise UsageError(
+            f"The checkpoint {path} holds no agent: name the --logdir of a run of "
+            "dreamerv2-train."
+        )
+    return agent
+
+
+def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> None:
+    """Gives an agent what it needs to act and dream: world model, actor and critic.
+
+    Exploration and random states are left as they are. Raises UsageError for a state
+    of another shape.
+    """
+    try:
+        agent.wm.load_state_dict(saved["wm"])
+        agent.task_behavior.load_state_dict(saved["task_behavior"])
+    except UsageError as error:
+        found = str(error).partition(", with ")[2].partition(": use the config")[0]
+        raise UsageError(
+            f"The agent in {logdir} is of another shape than this configuration, with "
+            f"{found}: leave out --configs and the other flags, to take the "
+            "config.yaml of its folder."
+        ) from error
+
+
+def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> None:
+    """Starts an agent from the weights of the one in another run.
+
+    Networks and the state of reward norms are taken; optimizers and counters begin
+    anew. Prints what was loaded.
+
+    Args:
+      parts: of `PARTS`, or `all`: what both agents have.
+
+    Raises UsageError for unknown parts, and for networks of another shape, naming the
+    settings that differ; then nothing has been changed.
+    """
+    logdir = Path(logdir).expanduser()
+    for name in parts:
+        if name not in (*PARTS, "all"):
+            raise UsageError(
+                f"Unknown part '{name}' in load_parts: expected all, "
+                f"{', '.join(PARTS)}."
+            )
+    saved = read_agent(logdir, agent.device)
+    chosen = {
+        name: attribute
+        for name, attribute in PARTS.items()
+        if name in parts or ("all" in parts and _both(agent, saved, attribute))
+    }
+    for name, attribute in chosen.items():
+        own = flatten(_weights(getattr(agent, attribute)))
+        found = flatten(saved.get(attribute, {}))
+        found = {k: v for k, v in found.items() if _is_weight(k)}
+        try:
+            match_state(own, found, f"The {name} of {logdir}")
+        except UsageError as error:
+            raise _other_shape(agent, logdir, error) from error
+    for attribute in chosen.values():
+        _copy(_weights(getattr(agent, attribute)), saved[attribute])
+    print(f"Loaded the weights of {' and '.join(chosen)} from {logdir}.")
+
+
+def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
+    """Whether both agents have the part, and of one kind if it is an exploration."""
+    if attribute != "expl_behavior":
+        return True
+    names = set(agent.expl_behavior.parts)
+    return bool(names) and names == set(saved.get(attribute, {}))
+
+
+def _weights(module: Module) -> dict[str, Any]:
+    """The live state of a module without that of its optimizers and counters."""
+    state = {}
+    for name in filter(_is_weight, module.parts):
+        part = getattr(module, name)
+        if isinstance(part, Module):
+            state[name] = _weights(part)
+        else:
+            state[name] = part if isinstance(part, Tensor) else part.state_dict()
+    return state
+
+
+def _is_weight(name: str) -> bool:
+    """Whether a dotted name of a state is none of an optimizer's or a counter's."""
+    parts = name.split(".")
+    return not any(p == "opt" or p.endswith("_opt") or p == "updates" for p in parts)
+
+
+@torch.no_grad()
+def _copy(own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name, value in own.items():
+        if isinstance(value, Tensor):
+            value.copy_(found[name])
+        else:
+            _copy(value, found[name])
+
+
+def _other_shape(agent: "Agent", logdir: Path, error: UsageError) -> UsageError:
+    """The error with the settings that are behind it, as far as they are known."""
+    found = str(error).partition(": use the config")[0]
+    path = logdir / "config.yaml"
+    differ = {}
+    if path.is_file():
+        pairs = changes(load_config(path), agent.config)
+        differ = {
+            key: pair
+            for key, pair in pairs.items()
+            if key.rpartition(".")[2] in SHAPING_PARTS or key == "pred_discount"
+        }
+    listed = ", ".join(
+        f"{key} {old} rather than {new}" for key, (old, new) in differ.items()
+    )
+    advice = f"it has {listed}" if listed else "its spaces are others"
+    return UsageError(f"{found}; {advice}: use its settings, or another --load.")

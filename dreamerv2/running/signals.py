@@ -1,0 +1,76 @@
+"""Ctrl-C, SIGTERM and a closed output, as something that a loop looks at, at a moment
+of its choice."""
+
+import contextlib
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from dreamerv2.common.outputs.stdout import ReaderMayLeave
+
+
+class Stopped(Exception):
+    """The run was asked to stop. ``code`` is the exit code: 128 plus the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(f"Stopped by {signal.Signals(number).name}.")
+        self.code = 128 + number
+
+
+class StopSignals:
+    """Within it, SIGINT and SIGTERM only take effect at the next check().
+
+    So the loop can finish its step and save. A second SIGINT interrupts at once. That
+    nobody reads the output any more, as with `| head`, counts as a SIGPIPE; with
+    `| tee FILE` it comes with Ctrl-C, which ends tee, too. Must be entered in the main
+    thread.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+        self._output = contextlib.ExitStack()
+
+    def __enter__(self) -> "StopSignals":
+        for number in self.SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+        if sys.stdout is not None:  # It was closed before the program began.
+            output = ReaderMayLeave(sys.stdout, self._no_reader)
+            self._output.enter_context(contextlib.redirect_stdout(output))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._output.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self, *args: object, **kwargs: object) -> None:
+        """Raises Stopped if a signal came. Takes and ignores what a callback gets."""
+        if self._received is not None:
+            raise Stopped(self._received)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+        again = " again" if number == signal.SIGINT else ""
+        # The signal may have come in the middle of a print, which refuses another.
+        with contextlib.suppress(RuntimeError):
+            print(
+                f"\n{signal.Signals(number).name}: saving after this step."
+                f" Press Ctrl-C{again} to stop at once.",
+                flush=True,
+            )
+
+    def _no_reader(self) -> None:
+        if self._received is None:
+            # Windows has no such signal.
+            self._received = getattr(signal, "SIGPIPE", signal.SIGTERM)
+        with contextlib.suppress(OSError):  # Nor may anybody read this one.
+            print(
+                "Nobody reads the output any more: saving after this step.",
+                file=sys.stderr,
+            )

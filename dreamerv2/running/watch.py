@@ -1,0 +1,113 @@
+"""Numbers gone wrong: counted on the device, looked at now and then."""
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, SupportsInt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamerv2.common.errors import RunFailed
+from dreamerv2.running.checkpoint import write_atomically
+
+BATCH = "nonfinite_batch.npz"
+
+
+class Watch:
+    """Counts the updates whose losses or gradients are not finite.
+
+    `add` waits for nothing: it adds to a few numbers on the device. `check` waits, and
+    is for the moments when something else waits, too.
+
+    Args:
+      patience: bad updates in a row at which the run ends.
+      folder: gets the batch of the last of these.
+    """
+
+    def __init__(self, patience: int, folder: Path):
+        self._patience = patience
+        self._path = folder / BATCH
+        self._names: list[str] = []
+        self._counts: Tensor | None = None  # Of each name; then the row, the longest.
+        self._updates = 0
+        self._batch: Mapping[str, Tensor] = {}
+
+    def add(self, metrics: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Takes one update's metrics, 0-d tensors, and the batch that it was of.
+
+        Watches those named `*_loss` and `*_grad_norm`. Gradients that overflow in
+        float16 are no fault while there is a loss scale to be lowered.
+        """
+        names = [k for k in metrics if k.endswith(("_loss", "_grad_norm"))]
+        values = torch.stack([metrics[name].float() for name in names])
+        bad = ~torch.isfinite(values)
+        for index, name in enumerate(names):
+            scale = metrics.get(name.removesuffix("_grad_norm") + "_loss_scale")
+            if scale is not None and name.endswith("_grad_norm"):
+                bad[index] &= scale <= 1
+        if names != self._names or self._counts is None:
+            self._names = names
+            self._counts = torch.zeros(len(names) + 1, device=values.device)
+        row = (self._counts[-1:] + 1) * bad.any()
+        self._counts = torch.cat([self._counts[:-1] + bad, row])
+        self._updates += 1
+        self._batch = batch
+
+    def check(self, step: int) -> None:
+        """Says what was not finite since the last check.
+
+        Raises RunFailed if the last updates, `patience` or more, all were bad.
+        """
+        if self._counts is None:
+            return
+        *counts, row = (int(count) for count in self._counts.tolist())
+        found = {k: n for k, n in zip(self._names, counts, strict=True) if n}
+        updates, self._updates = self._updates, 0
+        self._counts[:-1] = 0
+        if not found:
+            return
+        listed = ", ".join(f"{name} in {n}" for name, n in found.items())
+        told = f"Not finite among {updates} updates until step {step}: {listed}"
+        if row < self._patience:
+            print(f"{told}; such gradients are not followed, and the run goes on.")
+            return
+        self._save_batch()
+        raise RunFailed(
+            f"{told}, and the last {row} in a row were bad, so that the run ends with "
+            f"its last good checkpoint kept and the batch in {self._path}: go on from "
+            "there with a lower learning rate or --precision 32."
+        )
+
+    def _save_batch(self) -> None:
+        arrays = {}
+        for key, value in self._batch.items():
+            value = value.cpu() if isinstance(value, Tensor) else value
+            arrays[key] = np.asarray(value)
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_atomically(self._path, lambda file: file.write(content.getvalue()))
+
+
+def check_actions(outputs: dict[str, Any], step: SupportsInt) -> dict[str, Any]:
+    """What a policy gave, if its actions are finite.
+
+    Raises RunFailed if not: the environments would be blamed for it.
+    """
+    if not np.isfinite(outputs["action"]).all():
+        raise RunFailed(
+            f"The policy's actions are not finite at step {int(step)}, so the run ends "
+            "with its last good checkpoint kept: go on from there with a lower "
+            "learning rate or --precision 32."
+        )
+    return outputs
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number in these tensors is finite. Waits for the device."""
+    tensors = [x for x in tensors if x.is_floating_point() and x.numel()]
+    if not tensors:
+        return True
+    norms = torch._foreach_norm(tensors, float("inf"))
+    return bool(torch.stack([norm.double() for norm in norms]).isfinite().all())

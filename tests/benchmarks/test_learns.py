@@ -1,0 +1,107 @@
+"""The agent learns: a shorter run of benchmarks/learns.py."""
+
+import contextlib
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+
+from run_tools import Running, run_script
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "learns.py"
+
+
+def learns(*flags):
+    """Runs the benchmark in a process of its own. Returns exit code and output."""
+    done = run_script(SCRIPT, *flags)
+    return done.code, done.out + done.err
+
+
+def test_dreams_teach_to_reach_a_target_most_of_the_way_to_the_best_return(tmp_path):
+    results = tmp_path / "results.json"
+    code, output = learns(
+        *("--tasks", "toy_reach", "--seeds", 1, "--share", 0.6, "--minutes", 8),
+        *("--json", results, "--logdir", tmp_path),
+    )
+    assert code == 0, output
+    (run,) = json.loads(results.read_text())["runs"]
+    assert run["passed"] and run["share_of_the_way"] >= 0.6
+    # The scale that the share is measured by: random is poor, the oracle good.
+    assert run["random_return"] < 0 and run["best_return"] > 20
+
+
+def test_a_run_that_does_not_get_there_fails_the_benchmark(tmp_path):
+    code, output = learns(
+        *("--tasks", "toy_catch", "--seeds", 1, "--minutes", 0.1),
+        *("--logdir", tmp_path),
+    )
+    assert code == 1
+    assert "FAILED" in output
+
+
+def test_the_gym_suite_prints_goals_and_a_table_of_steps_and_minutes(tmp_path):
+    results = tmp_path / "results.json"
+    code, output = learns(
+        *("--suite", "gym", "--tasks", "gym_CartPole-v1", "--seeds", 5),
+        *("--minutes", 0, "--json", results, "--logdir", tmp_path),
+    )
+    assert code == 1, output
+    assert re.search(r"^gym_CartPole-v1: random 2\d\.\d\d, goal 400$", output, re.M)
+    head, row = output.split("\n\n")[1].splitlines()[:2]
+    assert head.split() == "task seed random goal return steps minutes".split()
+    assert row.split()[:2] == ["gym_CartPole-v1", "5"]
+    assert row.split()[3:6] == ["400", "nan", "0"]
+    assert row.split()[-1] == "FAILED"
+    (run,) = json.loads(results.read_text())["runs"]
+    assert run["goal"] == 400 and run["environment_steps"] == 0 and not run["passed"]
+
+
+def test_the_goals_of_the_reference_suite_are_the_reference_s_last_ten_episodes():
+    code, output = learns("--suite", "reference", "--seeds", 1, "--minutes", 0)
+    assert code == 1, output
+    rows = (ROOT / "scores" / "reference_small_tasks.csv").read_text().splitlines()
+    for task, steps in ("gym_CartPole-v1", 20000), ("gym_Pendulum-v1", 16000):
+        episodes = [row.split(",") for row in rows if row.startswith(task)]
+        last = [float(x[3]) for x in episodes if int(x[2]) <= steps][-10:]
+        assert f", goal {sum(last) / 10:.4g}\n" in output
+
+
+def test_a_benchmark_that_is_told_to_stop_leaves_no_run_behind(tmp_path):
+    flags = ("--tasks", "toy_catch", "--seeds", 1, 2, "--logdir", tmp_path)
+    started = tmp_path / "toy_catch" / "1" / "config.yaml"
+    command = (sys.executable, SCRIPT)
+    with Running(tmp_path, *flags, command=command) as running:
+        running.wait_until(started.exists)
+        running.send(signal.SIGTERM)
+        result = running.result()
+    assert result.code == 128 + signal.SIGTERM
+    assert result.err == "Stopped by SIGTERM.\n"
+    assert "FAILED" not in result.out
+    # The run that was going has ended, and the next one was not begun.
+    output = (started.parent / "output.txt").read_text()
+    assert "SIGTERM" in output and "Traceback" not in output
+    assert not (tmp_path / "toy_catch" / "2").exists()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            assert str(tmp_path) not in (folder / "cmdline").read_text()
+
+
+def test_a_task_of_another_suite_is_refused_by_a_sentence():
+    code, output = learns("--suite", "gym", "--tasks", "toy_catch")
+    assert code == 2
+    assert "The suite gym has no task 'toy_catch': expected one of gym_Cart" in output
+
+
+def test_a_run_at_the_reference_s_settings_that_is_cut_short_does_not_pass(tmp_path):
+    folder = tmp_path / "gym_Pendulum-v1" / "1"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": 200 * i, "train_return": -1.0}) for i in range(20)]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    code, output = learns(
+        *("--suite", "reference", "--tasks", "gym_Pendulum-v1", "--seeds", 1),
+        *("--minutes", 0, "--logdir", tmp_path),
+    )
+    assert code == 1
+    assert "return -1.00 after 3800 steps" in output and "FAILED" in output

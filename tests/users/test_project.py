@@ -1,0 +1,216 @@
+"""The project installs, is complete when installed, and its make targets do as said."""
+
+import fnmatch
+import importlib
+import importlib.metadata
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import dreamerv2
+from dreamerv2.common.config import load_presets
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "dreamerv2"
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {pin.name.lower(): str(pin.specifier) for pin in pins}
+
+
+def test_every_console_command_leads_to_a_function(project):
+    installed = {
+        entry.name: entry.value
+        for entry in importlib.metadata.entry_points(group="console_scripts")
+    }
+    scripts = project["project"]["scripts"]
+    assert "dreamerv2-train" in scripts
+    for name, target in scripts.items():
+        assert installed.get(name) == target
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_installed_version_is_that_of_the_package():
+    assert importlib.metadata.version("dreamerv2-torch") == dreamerv2.__version__
+
+
+def test_every_file_of_the_package_gets_installed(project):
+    data = project["tool"]["setuptools"]["package-data"]
+    patterns = [
+        f"{package.replace('.', '/')}/{pattern}"
+        for package, globs in data.items()
+        for pattern in globs
+    ]
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    others = [name for name in files if not name.endswith(".py")]
+    assert "dreamerv2/configs.yaml" in others
+    for name in others:
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+    for folder in {(ROOT / name).parent for name in files}:
+        assert (folder / "__init__.py").is_file(), folder
+
+
+def test_presets_are_found_from_any_working_directory(tmp_path):
+    code = "from dreamerv2.common.config import load_presets as f; print(*f())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.stdout.split() == list(load_presets()), result.stderr
+
+
+def test_every_dependency_has_a_tested_pin_in_its_range(project, pins):
+    wanted = project["project"]["dependencies"]
+    wanted = wanted + project["project"]["optional-dependencies"]["dev"]
+    names = set()
+    for requirement in map(Requirement, wanted):
+        pin = pins[requirement.name.lower()]
+        assert pin.startswith("=="), requirement.name
+        assert requirement.specifier.contains(pin[2:]), f"{requirement} {pin}"
+        names.add(requirement.name.lower())
+    assert names == set(pins)
+
+
+def test_ci_runs_the_tests():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert "make test" in script.read_text()
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder with a space in its name, the Makefile, and an empty environment.
+
+    The environment's python writes its arguments to calls.txt, one call a line. Asked
+    about the GPU, it looks for a file of the name gpu.
+    """
+    folder = tmp_path / "a folder"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "  *cuda*) [ -e gpu ]; exit ;;\n"
+        "  *pip*-e*) [ ! -e broken ] || exit 1 ;;\n"
+        "esac\n"
+        'for argument; do printf "[%s]" "$argument" >> calls.txt; done\n'
+        "echo >> calls.txt\n"
+    )
+    python.chmod(0o755)
+    return folder
+
+
+def make(folder, *arguments):
+    """Run make there; return its exit code, its output, and the calls of python."""
+    inherited = ("MAKE", "MFLAGS", "ARGS", "PYTHON", "TORCH_ARGS")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(inherited)}
+    env["HOME"] = str(folder / "home")
+    (folder / "calls.txt").write_text("")
+    result = subprocess.run(
+        ["make", *arguments], cwd=folder, env=env, capture_output=True, text=True
+    )
+    calls = (folder / "calls.txt").read_text().splitlines()
+    calls = [re.findall(r"\[(.*?)\]", call) for call in calls if "[-c]" not in call]
+    return result.returncode, result.stdout + result.stderr, calls
+
+
+@needs_make
+def test_make_setup_installs_once_and_again_only_after_a_change(workplace, pins):
+    code, output, calls = make(workplace, "setup")
+    assert code == 0, output
+    pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    assert [call[: len(pip)] for call in calls] == [pip] * 3
+    assert [call[len(pip) :] for call in calls] == [
+        [f"torch{pins['torch']}"],
+        ["-r", "requirements.txt"],
+        ["--no-deps", "-e", "."],
+    ]
+    assert make(workplace, "setup")[2] == []
+    assert make(workplace, "test")[2] == [
+        ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "."],
+        ["-m", "pytest"],
+    ]
+    os.utime(workplace / "requirements.txt", (2**32, 2**32))
+    assert len(make(workplace, "setup")[2]) == 3
+
+
+@needs_make
+def test_make_setup_that_failed_is_done_again(workplace):
+    (workplace / "broken").touch()
+    assert make(workplace, "setup")[0] != 0
+    (workplace / "broken").unlink()
+    code, _, calls = make(workplace, "setup")
+    assert (code, len(calls)) == (0, 3)
+
+
+@needs_make
+def test_make_setup_says_in_one_sentence_that_no_python_will_do(workplace):
+    shutil.rmtree(workplace / ".venv")
+    code, output, _ = make(workplace, "setup", "PYTHON=/no/such python")
+    assert code != 0
+    sentence = "Found no Python 3.10 to 3.12 that runs and has venv"
+    assert [line for line in output.splitlines() if not line.startswith("make")] == [
+        f"{sentence} (tried: /no/such python); install one or name it with PYTHON=path."
+    ]
+
+
+@needs_make
+@pytest.mark.parametrize("gpu", [False, True])
+def test_make_train_picks_a_setting_for_the_hardware_and_says_so(workplace, gpu):
+    make(workplace, "setup")
+    if gpu:
+        (workplace / "gpu").touch()
+    code, output, calls = make(workplace, "train")
+    preset, name = ("atari", "dreamerv2") if gpu else ("small", "small")
+    logdir = workplace / "home" / "logdir" / "atari_pong" / name / "1"
+    flags = f"--configs defaults {preset} --task atari_pong --logdir".split()
+    assert calls == [["dreamerv2/train.py", *flags, str(logdir)]]
+    assert code == 0
+    assert ("There is a GPU" if gpu else "There is no GPU") in output
+
+
+@needs_make
+def test_make_train_hands_on_its_arguments_as_they_are(workplace):
+    make(workplace, "setup")
+    _, _, calls = make(workplace, "train", "ARGS=--logdir 'a b' --x '$^' --y \"'\"")
+    assert calls == [["dreamerv2/train.py", "--logdir", "a b", "--x", "$^", "--y", "'"]]
+
+
+@needs_make
+def test_make_clean_leaves_the_environment_and_the_runs(workplace):
+    for name in ("build/x", "tests/__pycache__/x", "logdir/__pycache__/x", "build2/x"):
+        (workplace / name).parent.mkdir(parents=True)
+        (workplace / name).touch()
+    assert make(workplace, "clean")[0] == 0
+    left = {p.relative_to(workplace).parts[0] for p in workplace.glob("**/x")}
+    assert left == {"logdir", "build2"}
+    assert (workplace / ".venv" / "bin" / "python").exists()
