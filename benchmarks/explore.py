@@ -42,7 +42,7 @@ from circumstances import (
 from gymnasium.spaces import Box, Dict, Discrete
 
 import dreamerv2.api as dv2
-from dreamerv2.common.suites.dmc import require
+from dreamerv2.common.suites.packages import require
 from dreamerv2.running.signals import Stopped, StopSignals
 
 TASK = "MiniGrid-MultiRoom-N4-S5-v0"

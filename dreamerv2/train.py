@@ -27,6 +27,7 @@ from dreamerv2.common.driver import Driver
 from dreamerv2.common.episodes.memory import warn_if_too_big
 from dreamerv2.common.episodes.offline import recorded_spaces, take_in
 from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.files import cannot_write
 from dreamerv2.common.flags import parse_config
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logger import (
@@ -46,7 +47,6 @@ from dreamerv2.common.replay import Replay
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every, Until
 from dreamerv2.running.background import BackgroundUpdates, Updates
-from dreamerv2.running.checkpoint import cannot_write
 from dreamerv2.running.environments import Environments, MakeEnv, Restarts
 from dreamerv2.running.loading import load_weights
 from dreamerv2.running.logdir import Logdir, goes_on

@@ -11,7 +11,8 @@ import numpy as np
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.atari import Atari
-from dreamerv2.common.suites.dmc import DMC, Crafter
+from dreamerv2.common.suites.crafter import Crafter
+from dreamerv2.common.suites.dmc import DMC
 from dreamerv2.common.suites.gym import GymWrapper
 from dreamerv2.common.suites.minigrid import MiniGrid
 from dreamerv2.common.suites.parallel import Async

@@ -22,6 +22,7 @@ from typing import Any, SupportsInt
 import numpy as np
 import torch
 
+from dreamerv2.common.files import cannot_write, write_atomically
 from dreamerv2.common.outputs.pictures import as_image, as_video, check_picture
 from dreamerv2.common.outputs.services import (
     Output,
@@ -29,7 +30,6 @@ from dreamerv2.common.outputs.services import (
     TensorBoardOutput,
     WandBOutput,
 )
-from dreamerv2.running.checkpoint import cannot_write, write_atomically
 
 __all__ = [
     "JSONLOutput",

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.episodes.files import Arrays, Episode, convert, stored_keys
+from dreamerv2.common.episodes.episode import Episode, convert, stored_keys
+from dreamerv2.common.episodes.files import Arrays
 from dreamerv2.common.episodes.npz import EpisodeLostError, from_bytes, to_bytes
 from dreamerv2.common.episodes.sampling import Dataset, draw_sequence
 from dreamerv2.common.episodes.store import Store

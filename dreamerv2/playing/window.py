@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import cannot_write
 from dreamerv2.common.outputs.pictures import GIF_END, encode_png, gif_frame, gif_head
 from dreamerv2.playing.keys import Script
 from dreamerv2.playing.player import Player
-from dreamerv2.running.checkpoint import cannot_write
 
 DISPLAY_HZ = 60
 # One of these says on Linux where there is a screen.

@@ -5,12 +5,10 @@ The file is what `torch.save` writes, holding tensors and plain containers only,
 are kept inside as tensors and strings, since nothing is ever loaded by running code.
 """
 
-import contextlib
-import errno
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import first_line, write_atomically
 
 FORMAT = "dreamerv2-checkpoint"
 VERSION = 1
@@ -77,7 +76,7 @@ def load_checkpoint(
         return _decode(content["state"])
     except (MemoryError, PermissionError, torch.OutOfMemoryError) as error:
         raise UsageError(
-            f"Cannot read the checkpoint {path} ({_first_line(error)}): "
+            f"Cannot read the checkpoint {path} ({first_line(error)}): "
             "free memory or allow reading it, and try again."
         ) from error
     except Exception as error:  # damage can surface as any exception at all
@@ -126,96 +125,12 @@ def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -
     )
 
 
-def write_atomically(
-    path: str | os.PathLike, write: Callable[[BinaryIO], None]
-) -> None:
-    """Have `write` fill a file that appears at `path` once it is whole, or never.
-
-    The bytes go to a temporary file in the same folder, reach the disk, and are then
-    renamed. What a killed process left half written is removed by the next call.
-
-    Raises:
-      UsageError: The file cannot be written; the one before is untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
-            sink = _Sink(file)
-            write(sink)
-            sink.finish()
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after the rename, as a rule
-            temporary.unlink(missing_ok=True)
-
-
-def cannot_write(path: str | os.PathLike, error: OSError) -> UsageError:
-    """Turn a failed write into one sentence for the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "free some space there or choose another --logdir"
-    else:
-        advice = "make it writable or choose another --logdir"
-    reason = error.strerror or _first_line(error)
-    return UsageError(f"Cannot write {path} ({reason}): {advice}.")
-
-
 class _Unfit(Exception):
     """Why a file is no checkpoint, to be read after "because"."""
 
 
 class _Foreign(_Unfit):
     """The file is whole, but of another program or version."""
-
-
-class _Sink:
-    """Takes bytes for a file, and keeps the first error until the writer is done.
-
-    An exception inside torch's C++ writer can surface as another one, or abort the
-    process when the writer's destructor tries again. So it never sees any, a second
-    Ctrl-C included.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._error: BaseException | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            if self._error is None:
-                self._file.write(data)
-        except BaseException as error:
-            self._error = error
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        """Bring all to the disk; raises the error that came up on the way."""
-        if self._error is not None:
-            raise self._error
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can."""
-    if os.name == "nt":
-        return  # folders cannot be opened there
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks
-            raise
-    finally:
-        os.close(handle)
 
 
 def _encode(value: Any, where: str) -> Any:
@@ -324,11 +239,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _Unfit):
         return str(error)
     return "it is damaged or no checkpoint"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
 
 
 def _shape(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from dreamerv2.common.config import Config
 from dreamerv2.common.errors import UsageError
-from dreamerv2.running.checkpoint import cannot_write
+from dreamerv2.common.files import cannot_write
 
 try:
     import fcntl

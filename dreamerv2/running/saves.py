@@ -15,9 +15,9 @@ import torch
 
 from dreamerv2 import __version__
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import cannot_write
 from dreamerv2.running.checkpoint import (
     DamagedCheckpoint,
-    cannot_write,
     load_checkpoint,
     save_checkpoint,
 )

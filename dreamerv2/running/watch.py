@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dreamerv2.common.errors import RunFailed
-from dreamerv2.running.checkpoint import write_atomically
+from dreamerv2.common.files import write_atomically
 
 BATCH = "nonfinite_batch.npz"
 

@@ -11,7 +11,7 @@ from play_tools import Typist, captions, cells, command, press, refusal
 from run_tools import TINY, episodes, ok, train_here
 
 from dreamerv2 import play_test
-from dreamerv2.common.episodes.files import signature
+from dreamerv2.common.episodes.episode import signature
 from dreamerv2.common.replay import Replay
 from dreamerv2.playing import options
 from dreamerv2.playing.keys import Script

@@ -7,13 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from dreamerv2.common.episodes.files import (
-    Episode,
-    EpisodeFiles,
-    convert,
-    signature,
-    steps_in,
-)
+from dreamerv2.common.episodes.episode import Episode, convert, signature
+from dreamerv2.common.episodes.files import EpisodeFiles, steps_in
 from dreamerv2.common.errors import UsageError
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from replay_tools import add, assert_same, files_in, streams, take
 
-from dreamerv2.common.episodes.files import Episode, EpisodeFiles
+from dreamerv2.common.episodes.episode import Episode
+from dreamerv2.common.episodes.files import EpisodeFiles
 from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.replay import Replay

@@ -11,13 +11,9 @@ import pytest
 import torch
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import write_atomically
 from dreamerv2.running import checkpoint
-from dreamerv2.running.checkpoint import (
-    load_checkpoint,
-    match_state,
-    save_checkpoint,
-    write_atomically,
-)
+from dreamerv2.running.checkpoint import load_checkpoint, match_state, save_checkpoint
 
 
 class Evil:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.common.episodes.files import stored_keys
+from dreamerv2.common.episodes.episode import stored_keys
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = (  # The limit of a container and what it uses, versions 2 and 1.

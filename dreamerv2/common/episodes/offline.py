@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from dreamerv2.common.episodes.files import NAME, STAMP, convert
+from dreamerv2.common.episodes.episode import convert
+from dreamerv2.common.episodes.files import NAME, STAMP
 from dreamerv2.common.episodes.npz import from_bytes, to_bytes
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import cannot_write, write_atomically
 from dreamerv2.common.suites.wrappers import OneHotSpace
-from dreamerv2.running.checkpoint import cannot_write, write_atomically
 
 NEEDED = {"action", "reward", "is_first", "is_last", "is_terminal"}
 

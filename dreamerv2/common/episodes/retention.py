@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamerv2.common.episodes.files import Episode, steps_in
+from dreamerv2.common.episodes.episode import Episode
+from dreamerv2.common.episodes.files import steps_in
 
 
 class Recent:

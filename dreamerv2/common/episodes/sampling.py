@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dreamerv2.common.episodes.files import Arrays, Episode
+from dreamerv2.common.episodes.episode import Episode
+from dreamerv2.common.episodes.files import Arrays
 from dreamerv2.common.episodes.npz import EpisodeLostError
 from dreamerv2.common.errors import UsageError
 

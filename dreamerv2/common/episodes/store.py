@@ -6,14 +6,8 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dreamerv2.common.episodes.files import (
-    Arrays,
-    Episode,
-    EpisodeFiles,
-    difference,
-    signature,
-    steps_in,
-)
+from dreamerv2.common.episodes.episode import Episode, difference, signature
+from dreamerv2.common.episodes.files import Arrays, EpisodeFiles, steps_in
 from dreamerv2.common.episodes.index import Signature
 from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
 from dreamerv2.common.episodes.played_again import Ahead

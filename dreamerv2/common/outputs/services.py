@@ -31,8 +31,8 @@ import numpy as np
 
 from dreamerv2.common.config import Config, did_you_mean
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import cannot_write
 from dreamerv2.common.outputs.pictures import as_image, as_video, encode_gif, encode_png
-from dreamerv2.running.checkpoint import cannot_write
 
 Summary = tuple[int, str, np.ndarray]
 Output = Callable[[list[Summary]], None]

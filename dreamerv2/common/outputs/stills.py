@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dreamerv2.common.files import cannot_write, write_atomically
 from dreamerv2.common.outputs.pictures import as_video, encode_png
-from dreamerv2.running.checkpoint import cannot_write, write_atomically
 
 OBSERVED = 5  # Steps that the model sees before it dreams, as in WorldModel.open_loop.
 _STRIP, _GAP = 14, 2  # Pixels: the strip of times, and between frames.

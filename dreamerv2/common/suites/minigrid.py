@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.dmc import require
+from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
 from dreamerv2.common.suites.spelling import letters, nearest_spelt
 from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
