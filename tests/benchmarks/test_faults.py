@@ -1,6 +1,7 @@
 """benchmarks/faults.py: its judge sees what is lost, and a few faults lose nothing."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def faults(folder, *flags, before=()):
     folder. Returns exit code and output."""
     done = subprocess.run(
         [sys.executable, *before, SCRIPT, *map(str, flags)],
-        env={**environment(), "TMPDIR": str(folder)},
+        env={**environment(), "TMPDIR": str(folder), "PYTHONPATH": str(SCRIPT.parent)},
         capture_output=True,
         text=True,
     )
@@ -250,7 +251,8 @@ def test_a_trap_springs_in_the_middle_of_the_file_that_it_waits_for(tmp_path):
         "    with Path(name).open('wb') as file:\n"
         "        file.write(bytes(50)); file.flush(); file.write(bytes(50))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    path = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path)
     assert done.returncode == -9
     sizes = [(tmp_path / name).stat().st_size for name in ("b", "a", "sub/b")]
     assert sizes == [100, 100, 70]

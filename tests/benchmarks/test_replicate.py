@@ -310,7 +310,7 @@ def test_however_it_ends_its_runs_are_asked_to_save(tmp_path, stand_in, number):
     (job,) = make(tmp_path / "out", 8)
     process = subprocess.Popen(
         [sys.executable, program, tmp_path / "out", *stand_in],
-        env=environment(),
+        env={**environment(), "PYTHONPATH": str(SCRIPT.parent)},
         stdout=subprocess.DEVNULL,
     )
     wait_for((job.folder / "pid").exists)
