@@ -288,6 +288,25 @@ class WorldModel(torchutils.Module):
         self.heads = build(nn.ModuleDict(heads))
         networks = {"encoder": self.encoder, "rssm": self.rssm, **heads}
         self.opt = build.optimizer("model", networks, config.model_opt)
+        self._scales = self._loss_scales()
+
+    def _loss_scales(self) -> dict[str, float]:
+        """Return the scale of every loss: kl, reward, discount, and the decoder's keys.
+
+        Raises UsageError for a scale without a loss.
+        """
+        given = dict(self.config.loss_scales)
+        scales = dict.fromkeys(("kl", "reward", "discount"), 1.0)
+        keys = (*self.decoder.cnn_keys, *self.decoder.mlp_keys)
+        scales.update(dict.fromkeys(keys, given.pop("decoder")))
+        for name in given:
+            if name not in scales:
+                raise UsageError(
+                    f"loss_scales.{name} is the scale of no loss: the losses are "
+                    f"{', '.join(scales)}, and loss_scales.decoder is for all that the "
+                    "decoder predicts."
+                )
+        return {**scales, **given}
 
     @property
     def decoder(self) -> nets.Decoder:
@@ -324,8 +343,7 @@ class WorldModel(torchutils.Module):
             for key, dist in (out if isinstance(out, dict) else {name: out}).items():
                 log_probs[key] = dist.log_prob(data[key])
                 losses[key] = -log_probs[key].mean()
-        scales = self.config.loss_scales
-        loss = sum(scales.get(key, 1.0) * value for key, value in losses.items())
+        loss = sum(self._scales[key] * value for key, value in losses.items())
         outs = {"embed": embed, "feat": feat, "post": post, "prior": prior}
         outs.update(kl=kl_value, log_prob=log_probs)
         metrics = {f"{key}_loss": value.detach() for key, value in losses.items()}
@@ -629,8 +647,14 @@ class ActorCritic(torchutils.Module):
 def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
     """What ``auto`` means for actor.dist and actor_grad with these actions.
 
-    Raises UsageError for a distribution that makes no such actions.
+    Raises UsageError for a distribution or a noise that makes no such actions.
     """
+    for key in ("expl_noise", "eval_noise") if discrete else ():
+        if config[key] > 1:
+            raise UsageError(
+                f"{key} is {config[key]:g}, but with discrete actions it is the chance "
+                "of a random one: it must be 1 or less."
+            )
     fitting = ("onehot",) if discrete else ("trunc_normal", "tanh_normal", "normal")
     dist = config.actor.dist if config.actor.dist != "auto" else fitting[0]
     if dist not in fitting:

@@ -19,6 +19,8 @@ Leaf = bool | int | float | str | tuple
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PATTERN_CHAR = re.compile(r"[^A-Za-z0-9_.-]")
+# Groups that may get keys more, of the type of the others: one for each observation.
+_OPEN = ("loss_scales",)
 _KINDS = {
     bool: "True or False",
     int: "a whole number (such as 3 or 1e6)",
@@ -102,13 +104,13 @@ class Config(Mapping):
             if not matches:
                 raise UsageError(f"Unknown config key {key!r}; {self.unknown(key)}")
             for match in matches:
-                flat[match] = _convert(match, flat[match], value)
+                flat[match] = _convert(match, self._like(match), value)
         return type(self)(flat)
 
     def match(self, key: str) -> list[str]:
         """The dotted keys that a key or pattern stands for, which may be none."""
-        if key in self._flat or not _PATTERN_CHAR.search(key):
-            return [key] if key in self._flat else []
+        if not _PATTERN_CHAR.search(key):
+            return [] if self._like(key) is None else [key]
         try:
             pattern = re.compile(key)
         except re.error as error:
@@ -117,6 +119,13 @@ class Config(Mapping):
                 "key or mend the pattern."
             ) from None
         return [name for name in self._flat if pattern.fullmatch(name)]
+
+    def _like(self, key: str) -> Leaf | None:
+        """The value whose type the key's must have; None if there can be no such key."""
+        group = key.rpartition(".")[0]
+        if key in self._flat or group not in _OPEN or group not in self._nested:
+            return self._flat.get(key)
+        return next(iter(self._nested[group].values()))
 
     def unknown(self, key: str, prefix: str = "") -> str:
         """The end of a message about a key that matches none: what to do about it."""

@@ -188,7 +188,10 @@ def config_of_run(path: Path, defaults: Config) -> Config:
     Raises UsageError if it is damaged.
     """
     found = load_config(path).flat
-    return defaults.update({k: v for k, v in found.items() if k in defaults})
+    # Versions before had this scale, as the reference has, without a loss for it.
+    if found.get("loss_scales.proprio") == 1:
+        del found["loss_scales.proprio"]
+    return defaults.update({k: v for k, v in found.items() if defaults.match(k)})
 
 
 def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
