@@ -219,13 +219,13 @@ def test_methods_with_different_tasks_are_said_to_be_so(logdir, capsys):
 
 
 def test_an_aggregate_ends_where_the_first_task_ends():
-    curves = {
+    of_task = {
         "a": (np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])),
         "b": (np.array([2.0]), np.array([4.0])),
     }
-    x, y, tasks = curves.aggregate(curves, "mean", {})
+    x, y, tasks = curves.aggregate(of_task, "mean", {})
     assert (x.tolist(), y.tolist(), tasks) == ([2.0], [3.0], ["a", "b"])
-    assert curves.aggregate(curves, "gamer_mean", {}) is None
+    assert curves.aggregate(of_task, "gamer_mean", {}) is None
 
 
 # Bins and spreads
