@@ -25,6 +25,7 @@ from dreamerv2.common.other import (
     parse_schedule,
     schedule,
 )
+from dreamerv2.running.seeds import derive_seed
 
 Metrics = dict[str, Tensor]
 Data = Mapping[str, Any]
@@ -64,8 +65,8 @@ class Agent(torchutils.Module):
         shapes = {
             k: tuple(v.shape) for k, v in obs_space.items() if not k.startswith("log_")
         }
-        self.noise = Noise(config.seed, self.device)
-        init = torch.Generator().manual_seed(config.seed)
+        self.noise = Noise(derive_seed(config.seed, "train_noise"), self.device)
+        init = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
         build = Builder(self.device, self.precision, init, config.jit)
         size = space.shape[0]
         self.wm = WorldModel(config, shapes, size, build)

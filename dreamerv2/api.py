@@ -33,6 +33,7 @@ from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.running.loading import read_agent, restore_behavior
 from dreamerv2.running.logdir import Logdir, config_of_run, goes_on
 from dreamerv2.running.own_envs import GivenEnvs, is_maker, prepare_env
+from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.train import Run
 
@@ -121,10 +122,11 @@ def load(logdir: str | Path, env: Any = None, **changes: Any) -> "Player":
     config = config_of_run(path, defaults).update({"jit": False, **changes})
     check_limits(config)
     saved = read_agent(logdir, resolve_device(config.device))
+    seed = derive_seed(config.seed, "play_env", bits=32)
     if env is None:
-        env = make_env(config, config.seed, train=False)
+        env = make_env(config, seed, train=False)
     else:
-        env = prepare_env(env() if is_maker(env) else env, config, config.seed)
+        env = prepare_env(env() if is_maker(env) else env, config, seed)
     agent = Agent(config, env.obs_space, env.act_space, Counter())
     restore_behavior(agent, saved, logdir)
     return Player(agent, env)

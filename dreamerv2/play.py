@@ -29,6 +29,7 @@ from dreamerv2.playing.player import step_rate
 from dreamerv2.playing.stepper import Stepper
 from dreamerv2.playing.window import play
 from dreamerv2.running.loading import read_agent, restore_behavior
+from dreamerv2.running.seeds import derive_seed
 
 OPTIONS = {
     **SHARED,
@@ -70,7 +71,8 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
     env, spaces = None, None
     if not episode:
         try:
-            env = make_env(config, config.seed, train=False)
+            seed = derive_seed(config.seed, "play_env", bits=32)
+            env = make_env(config, seed, train=False)
         except UsageError as error:
             episode = _newest_episode(logdir, config.task)
             if not episode:
@@ -88,7 +90,7 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
     agent = Agent(config, *spaces, Counter())
     restore_behavior(agent, saved, logdir)
     return DreamPlayer(
-        Stepper(agent, config.seed),
+        Stepper(agent, derive_seed(config.seed, "play_noise")),
         source,
         GameKeys(spaces[1]["action"], names),
         step_rate(config.task, config.action_repeat, env),

@@ -26,6 +26,7 @@ from dreamerv2.playing.keys import GameKeys, Script, action_names
 from dreamerv2.playing.options import SHARED, run_config, split_flags
 from dreamerv2.playing.player import Player, step_rate
 from dreamerv2.playing.window import play
+from dreamerv2.running.seeds import derive_seed
 
 PERSON, CHANCE = (30, 74, 120), (96, 78, 28)
 
@@ -75,8 +76,9 @@ def task_of(env_id: str) -> str:
 
 def make_player(config: Config, save: str = "", scale: int = 5) -> "EnvPlayer":
     """A person at the environment of config.task."""
-    env = make_env(config, config.seed, train=True)
-    replay = Replay(save, seed=config.seed) if save else None
+    seed = derive_seed(config.seed, "play_env", bits=32)
+    env = make_env(config, seed, train=True)
+    replay = Replay(save) if save else None
     keys = GameKeys(env.act_space["action"], action_names(env))
     return EnvPlayer(
         env,

@@ -53,6 +53,7 @@ from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.reference import parameters
 from dreamerv2.running.runstate import Moment, RunState, World
 from dreamerv2.running.saves import Saves, seed_process
+from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.running.watch import Watch, check_actions
 
@@ -128,7 +129,7 @@ class Run:
         self.metrics = RunningMeans()  # Of the updates since the last log.
         self.watch = Watch(config.nan_patience, self.logdir)
         self.make_when()
-        self.make_envs(make, evaluates)
+        self.make_envs(saves, make, evaluates)
         self.make_agent()
         self.state = RunState(saves, self.parts(), self.step, self.watch)
         # What is refused is refused before any file is changed.
@@ -195,17 +196,18 @@ class Run:
         # Frames to steps, rounded up: Until(0) would be for ever.
         self.should_explore = Until(-(-config.expl_until // config.action_repeat))
 
-    def make_envs(self, make: MakeEnv | None, evaluates: bool) -> None:
+    def make_envs(self, saves: Saves, make: MakeEnv | None, evaluates: bool) -> None:
         """Environments and what steps them; offline there are none."""
         config, offline = self.config, bool(self.config.offline)
         restarts = Restarts(config.env_restarts, self.logdir)
+        start = environment_start(self.logdir, saves.get("step"))
         count = min(config.envs, config.eval_eps)
         self.eval_episodes_per_env = -(-config.eval_eps // count)
         made = []
         numbers = {True: config.envs, False: count if evaluates else 0}
         for train, number in numbers.items():
             number = 0 if offline else number
-            envs = Environments(config, number, train, restarts, make)
+            envs = Environments(config, number, train, restarts, make, start)
             self.stack.callback(envs.close)
             timer = self.timer if train else None  # An evaluation is timed as one.
             made += [envs, Driver(envs.envs, envs.replace, timer)]
@@ -216,7 +218,9 @@ class Run:
         else:
             env = self.train_envs.envs[0]
             self.spaces = env.obs_space, env.act_space
-        self.random_agent = RandomAgent(self.spaces[1], config.seed)
+        self.random_agent = RandomAgent(
+            self.spaces[1], derive_seed(config.seed, "random_agent")
+        )
 
     def make_agent(self) -> None:
         """The agent, a second stream of random numbers for it, and what updates it."""
@@ -229,10 +233,13 @@ class Run:
         if config.load and not self.resumed:
             load_weights(self.agent, config.load, config.load_parts)
         self.train_agent = CarryOverState(self.agent.train)
-        self.eval_noise = Noise(config.seed + 1, self.agent.device)
+        seed = derive_seed(config.seed, "eval_noise")
+        self.eval_noise = Noise(seed, self.agent.device)
         if config.async_training:
             # The twin's random numbers are its own; its weights are to be the agent's.
-            twin = Agent(config.update(seed=config.seed + 2), *self.spaces, self.step)
+            twin = Agent(config, *self.spaces, self.step)
+            seed = derive_seed(config.seed, "acting_noise")
+            twin.noise = Noise(seed, self.agent.device)
             counts = self.step, seen
             self.updates = BackgroundUpdates(self.agent, twin, self.learn, *counts)
         else:
@@ -467,9 +474,19 @@ def full_gpu(error: torch.OutOfMemoryError) -> str:
     )
 
 
+def environment_start(logdir: Path, step: dict[str, int] | None) -> tuple[int, int]:
+    """What tells one start of a run from another, for the seeds of environments.
+
+    Made anew, they shall not play the episodes again that they have played.
+    """
+    episodes = sum(1 for _ in (logdir / "train_episodes").glob("*.npz"))
+    return episodes, step["value"] if step else 0
+
+
 def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
     """The replays of training and of evaluation, which keeps short episodes, too."""
-    train = Replay(logdir / "train_episodes", **config.replay, seed=config.seed)
+    seed = derive_seed(config.seed, "train_replay")
+    train = Replay(logdir / "train_episodes", **config.replay, seed=seed)
     settings = {
         **config.replay,
         "capacity": config.replay.capacity // 10,
@@ -477,7 +494,8 @@ def make_replays(config: Config, logdir: Path) -> tuple[Replay, Replay]:
         "minlen": 1,
         "maxlen": config.dataset.length,
     }
-    return train, Replay(logdir / "eval_episodes", **settings, seed=config.seed + 1)
+    seed = derive_seed(config.seed, "eval_replay")
+    return train, Replay(logdir / "eval_episodes", **settings, seed=seed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.atari import Atari
@@ -59,8 +58,7 @@ def make_env(config: Any, seed: int, train: bool = True) -> Any:
     """The environment of `config.task`, "suite_name", wrapped and ready for a Driver.
 
     Actions are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied.
-    Equal seeds give equal episodes; a training and an evaluation environment of one
-    seed (0 or more) differ. The action space is seeded, too.
+    Equal seeds, in [0, 2**32), give equal episodes and actions of the action space.
 
     Raises UsageError for an unknown suite or name, naming the nearest, and for a
     missing optional package, with the command that installs it.
@@ -76,13 +74,7 @@ def make_env(config: Any, seed: int, train: bool = True) -> Any:
             f"Unknown task {config.task!r}: expected SUITE_NAME with a suite of "
             f"{', '.join(SUITES)}; the nearest is {nearest(suite, SUITES, 1)}."
         )
-    seed = derive_seed(seed, train)
     return finish(SUITES[suite](name, config, seed, train), config, seed)
-
-
-def derive_seed(seed: int, train: bool) -> int:
-    """The seed of an environment, another one for training than for evaluation."""
-    return int(np.random.SeedSequence([seed, int(train)]).generate_state(1)[0])
 
 
 def finish(env: Any, config: Any, seed: int) -> Any:

@@ -15,6 +15,7 @@ from dreamerv2.common.envs import Async, make_env
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.suites.wrappers import state_of
+from dreamerv2.running.seeds import derive_env_seed
 
 ERRORS = "env_errors.log"
 
@@ -78,8 +79,10 @@ class Environments:
       count: how many.
       train: whether they are for training; those for evaluation differ in their seeds.
       restarts: is asked whether one that failed may be made anew.
-      make: what makes them: (config, seed, train) -> environment; each has a seed of
-        its own, the first config.seed. Without it, config.task names them.
+      make: makes them: (config, seed, train) -> environment; each gets a seed of its
+        own. Without it, config.task names them.
+      start: numbers that tell this start of a run from those before it, so that
+        environments made anew do not play the same episodes again.
 
     Raises UsageError where the user can mend it, and RunFailed for a constructor that
     fails in another way.
@@ -92,6 +95,7 @@ class Environments:
         train: bool,
         restarts: Restarts,
         make: MakeEnv | None = None,
+        start: tuple[int, ...] = (),
     ):
         if config.envs_parallel not in ("none", "thread", "process"):
             raise UsageError(
@@ -103,6 +107,7 @@ class Environments:
         self._restarts = restarts
         self._make_env = make or make_env
         self._failed = [0] * count  # Failures of each.
+        self._start = tuple(start)
         self.envs: list[Any] = []
         try:
             for index in range(count):
@@ -140,7 +145,7 @@ class Environments:
                 return None
             if states[-1] is None:
                 return None
-        return {"states": states, "failed": list(self._failed)}
+        return {"states": states, "failed": list(self._failed), "start": self._start}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> str:
         """Go on from what state_dict returned.
@@ -158,6 +163,7 @@ class Environments:
         except Exception as error:  # Such as those of another version of a package.
             return f"their saved states do not fit ({summary(error)})"
         self._failed = list(state["failed"])
+        self._start = tuple(state["start"])
         return ""
 
     def close(self) -> None:
@@ -192,8 +198,8 @@ class Environments:
             ) from error
 
     def _make(self, index: int) -> Any:
-        # A new one shall not play the same episodes again.
-        seed = self._config.seed + index + 100_003 * self._failed[index]
+        numbers = index, self._failed[index], *self._start
+        seed = derive_env_seed(self._config.seed, self._train, *numbers)
         make = functools.partial(self._make_env, self._config, seed, self._train)
         if self._config.envs_parallel == "none":
             return make()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreamerv2.common.config import Config
-from dreamerv2.common.envs import OWN, GymWrapper, derive_seed, finish
+from dreamerv2.common.envs import OWN, GymWrapper, finish
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.wrappers import ActionRepeat, ResizeImage
 
@@ -54,7 +54,6 @@ class GivenEnvs:
     def __call__(self, config: Config, seed: int, train: bool) -> Any:
         """One environment; those that were given are handed out in their order."""
         source = self._sources[train]
-        seed = derive_seed(seed, train)
         env = source.pop(0) if isinstance(source, list) else source()
         return prepare_env(env, config, seed)
 

@@ -22,6 +22,7 @@ from dreamerv2.running.checkpoint import (
     save_checkpoint,
 )
 from dreamerv2.running.logdir import CHECKPOINT
+from dreamerv2.running.seeds import derive_seed
 
 PREVIOUS = "variables.prev.pt"
 DAMAGED = "variables.damaged.pt"
@@ -122,8 +123,9 @@ class Saves:
 
 def seed_process(seed: int) -> None:
     """Seed the random generators that a process has only one of."""
+    seed = derive_seed(seed, "process", bits=32)
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 

@@ -294,6 +294,7 @@ def test_the_report_sees_five_steps_and_dreams_the_others_from_the_actions():
     np.testing.assert_array_equal(model_row(unseen), plain)
     seen = copy.deepcopy(batch)
     seen["image"][:, 4] = 0
+    seen["vector"][:, 4] = 100
     changed = (model_row(seen) != plain).any((1, 2, 3))
     assert changed.tolist() == [False] * 4 + [True] * 5
     acted = copy.deepcopy(batch)

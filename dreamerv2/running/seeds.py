@@ -1,0 +1,35 @@
+"""Seeds of all streams of random numbers in a run: children of config.seed by name."""
+
+import numpy as np
+
+# A stream's place here is a part of its seed: append, never reorder.
+STREAMS = (
+    "process",  # The generators that Python, numpy and torch have one of.
+    "init",  # The networks' first weights.
+    "train_noise",  # What the networks draw while they learn and explore,
+    "eval_noise",  # in evaluations and reports,
+    "acting_noise",  # in the copy that acts beside training,
+    "play_noise",  # and in a dream that is played.
+    "random_agent",
+    "train_replay",
+    "eval_replay",
+    "train_env",
+    "eval_env",
+    "play_env",
+)
+
+
+def derive_seed(seed: int, stream: str, *indices: int, bits: int = 63) -> int:
+    """Return the seed of one stream of a run, in [0, 2**bits).
+
+    Streams of other names, indices (0 or more) or runs are independent of it, those of
+    neighbouring seeds included.
+    """
+    key = STREAMS.index(stream), *indices
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> (64 - bits)
+
+
+def derive_env_seed(seed: int, train: bool, *indices: int) -> int:
+    """Return the seed of an environment; simulators take 32 bits."""
+    return derive_seed(seed, "train_env" if train else "eval_env", *indices, bits=32)
