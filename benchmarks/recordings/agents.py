@@ -12,7 +12,7 @@ from torch import Tensor
 from dreamerv2.agent import ActorCritic, Agent
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
-from dreamerv2.common.torchutils import Optimizer, flatten
+from dreamerv2.common.torchutils import Optimizer, named_tensors
 from dreamerv2.running import reference
 from recordings.recording import RecordedNoise, Recording
 
@@ -89,7 +89,7 @@ def build_agent(recording: Recording, precision: str, device: str, jit: bool) ->
 def settle_loss_scale(agent: Agent, batch: dict[str, np.ndarray]) -> None:
     """Lets float16's loss scale fall to where gradients are finite, as in a run's
     first updates, and takes everything else back."""
-    state = flatten(agent.state_dict())
+    state = named_tensors(agent.state_dict())
     before = {key: x.clone() for key, x in state.items() if not key.endswith("scale")}
     settled = False
     for _ in range(30):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dreamerv2.common import dists, other
+from dreamerv2.common.config import load_presets
 from dreamerv2.common.networks import layers
-from dreamerv2.common.networks.rssm import EnsembleRSSM, GRUCell
+from dreamerv2.common.networks.rssm import EnsembleRSSM
 from dreamerv2.common.torchutils import Optimizer
 from dreamerv2.common.when import Every, Until
 from dreamerv2.running import reference
@@ -25,6 +26,8 @@ INPUTS = re.compile(
 """Names of the arrays that the parts are given; they must compute all the others."""
 
 OPTIMIZER = {"lr": 1e-2, "eps": 1e-5, "clip": 1.5, "wd": 1e-3}
+
+RSSM = load_presets()["defaults"]["rssm"]
 
 Results = Iterator[tuple[str, Any]]
 Read = Callable[[str], Tensor]
@@ -115,7 +118,7 @@ def dist_layer(read: Read, names: list[str]) -> Results:
 @torch.no_grad()
 def gru(read: Read, names: list[str]) -> Results:
     x, state = read("gru/input"), read("gru/state")
-    cell = GRUCell(x.shape[-1], state.shape[-1]).to(x)
+    cell = layers.GRUCell(x.shape[-1], state.shape[-1]).to(x)
     for name, param in reference.named_parameters(cell, "gru").items():
         stored = name.replace("norm/", "norm_")
         param.copy_(reference.from_layout(read(stored)))
@@ -185,7 +188,7 @@ def kls(read: Read, names: list[str]) -> Results:
             side, key = name.split("/")[-1].split("_")
             states[side][key] = value
         size = next(iter(stats.values())).shape[2]
-        rssm = EnsembleRSSM(1, 1, 1, size, deter=1, hidden=1, discrete=int(kind))
+        rssm = EnsembleRSSM(1, 1, **{**RSSM, "stoch": size, "discrete": int(kind)})
         loss, value = rssm.kl_loss(
             **states,
             forward=bool(int(forward)),

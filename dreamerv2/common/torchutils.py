@@ -16,7 +16,7 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device for a config's ``device``: auto, cpu, cuda or cuda:N.
+    """Return the device that a config names: auto, cpu, cuda or cuda:N.
 
     Raises UsageError for one that this machine does not have.
     """
@@ -41,14 +41,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Precision:
-    """What the networks compute in. Parameters, losses and distributions stay float32.
+    """The dtype that networks compute in; parameters, losses, distributions: float32.
 
     ``16`` means bfloat16 where the hardware computes in it, else float16 with loss
     scaling. A CPU computes in float32 unless a 16-bit type is asked for by name.
     ``float64`` puts everything into float64, for comparing numbers.
 
-    cache: whether 16-bit copies of weights are kept for a context. PyTorch drops them
-    whenever another thread leaves one, so beside threads they would depend on timing.
+    cache: keep 16-bit copies of weights for a context. PyTorch drops them whenever
+    another thread leaves one, so beside threads they would depend on timing.
     """
 
     NAMES = {
@@ -82,38 +82,38 @@ class Precision:
 
     @property
     def loss_scaling(self) -> bool:
-        """Whether gradients can underflow, so that losses are scaled up."""
+        """True if gradients can underflow, so that losses are scaled up."""
         return self.compute == torch.float16
 
     def context(self) -> AbstractContextManager:
-        """Within it, matrix products and convolutions compute in 16 bits."""
+        """Return a context in which products and convolutions compute in 16 bits."""
         if self.compute not in LOW_PRECISION:
             return nullcontext()
         kind = self._device.type
         return torch.autocast(kind, self.compute, cache_enabled=self._cache)
 
 
-def full(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it was: what losses are computed in."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in what losses are computed in: float32, or float64 if it was."""
     return x.float() if x.dtype in LOW_PRECISION else x
 
 
 def compiled(fn: Callable) -> Callable:
-    """fn through torch.compile, with static shapes."""
+    """Return fn through torch.compile, with static shapes."""
     return torch.compile(fn, dynamic=False)
 
 
 def can_compile() -> bool:
-    """Whether the compiler that torch.compile needs at run time is installed."""
+    """Check that the compiler which torch.compile needs at run time is installed."""
     chosen = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     return any(shutil.which(name) for name in chosen)
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Glorot-uniform kernels and zero biases, from a seeded generator.
+    """Draw Glorot-uniform kernels from a seeded generator, and set biases to zero.
 
     The fans are those of Keras: kernel area times the channels of either side.
-    Norms start at scale 1, offset 0, as they are made.
+    Norms stay at scale 1, offset 0, as they are made.
     """
     kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     for part in module.modules():
@@ -134,7 +134,7 @@ class Module:
     parts: tuple[str, ...] = ()
 
     def state_dict(self) -> dict:
-        """Nested dict: part -> its state. Tensors are the live ones, not copies."""
+        """Return {part: its state}. Tensors are the live ones, not copies."""
         state = {}
         for name in self.parts:
             part = getattr(self, name)
@@ -142,12 +142,13 @@ class Module:
         return state
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Copies a state into the parts.
+        """Copy a state into the parts.
 
         Raises UsageError that lists what is missing, extra or misshapen; then
         nothing has been changed.
         """
-        match_state(flatten(self.state_dict()), flatten(state), type(self).__name__)
+        own, found = named_tensors(self.state_dict()), named_tensors(state)
+        match_state(own, found, type(self).__name__)
         for name in self.parts:
             part = getattr(self, name)
             if isinstance(part, Tensor):
@@ -156,47 +157,49 @@ class Module:
                 part.load_state_dict(state[name])
 
 
-def flatten(state: Mapping, prefix: str = "") -> dict:
-    """Nested dicts to one dict with dotted names, tensors only."""
-    flat = {}
+def named_tensors(state: Mapping, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors in nested dicts, by dotted names."""
+    found = {}
     for name, value in state.items():
         if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
+            found.update(named_tensors(value, f"{prefix}{name}."))
         elif isinstance(value, Tensor):
-            flat[f"{prefix}{name}"] = value
-    return flat
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same memory as integers: times 0 or 1 these are exact, NaNs included."""
+    """View the memory as integers: times 0 or 1 these are exact, NaNs included."""
     kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     return [x.detach().view(kinds[x.element_size()]) for x in tensors]
 
 
-def masked(tensors: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
-    """New tensors: the given ones where keep, a 0-d bool, is true, else zeros.
+def zeroed_unless(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies of the tensors if keep, a 0-d bool, is true, else zeros.
 
     All at once, by few kernels on a GPU, and without asking the device. The tensors
     have one dtype, of floats.
     """
     bits = _bits(tensors)
-    found = torch._foreach_mul(bits, keep.to(bits[0].dtype))
-    return [x.view(tensors[0].dtype) for x in found]
+    copies = torch._foreach_mul(bits, keep.to(bits[0].dtype))
+    return [x.view(tensors[0].dtype) for x in copies]
 
 
-def replace_unless(
-    keep: Tensor, tensors: Sequence[Tensor], others: Sequence[Tensor]
+def restore_unless(
+    keep: Tensor, tensors: Sequence[Tensor], backups: Sequence[Tensor]
 ) -> None:
-    """Puts the others, which are spoilt, into the tensors unless keep, a 0-d bool,
-    is true. As `masked`."""
-    bits, other_bits = _bits(tensors), _bits(others)
+    """Write the backups, which are spoilt, to the tensors unless keep is true.
+
+    As `zeroed_unless`.
+    """
+    bits, backup_bits = _bits(tensors), _bits(backups)
     torch._foreach_mul_(bits, keep.to(bits[0].dtype))
-    torch._foreach_mul_(other_bits, (~keep).to(bits[0].dtype))
-    torch._foreach_add_(bits, other_bits)
+    torch._foreach_mul_(backup_bits, (~keep).to(bits[0].dtype))
+    torch._foreach_add_(bits, backup_bits)
 
 
 class Optimizer:
-    """Clips, decays and steps the parameters of one loss (design: optimizers).
+    """Clips, decays and steps the parameters of one loss.
 
     In this order: global norm of the gradients; clip by it; weight decay as
     parameter *= 1 - wd on every parameter whose name matches wd_pattern (not times
@@ -259,11 +262,11 @@ class Optimizer:
 
     @property
     def params(self) -> list[nn.Parameter]:
-        """What it steps, in the order of its gradients."""
+        """The parameters, in the order of their gradients."""
         return list(self._params)
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
-        """Gradients of the loss in this optimizer's parameters, loss scale undone."""
+        """Return the loss's gradients in the parameters, loss scale undone."""
         if self._scale is not None:
             loss = loss * self._scale.to(loss.dtype)
         grads = torch.autograd.grad(loss, self._params, materialize_grads=True)
@@ -272,7 +275,7 @@ class Optimizer:
         return list(grads)
 
     def __call__(self, loss: Tensor) -> dict[str, Tensor]:
-        """Minimizes a 0-d loss by one step. Returns the metrics, on the device."""
+        """Minimize a 0-d loss by one step. Returns 0-d metrics on the device."""
         metrics = {f"{self._name}_loss": loss.detach()}
         norm = self.apply(self.gradients(loss))
         metrics[f"{self._name}_grad_norm"] = norm
@@ -283,7 +286,7 @@ class Optimizer:
 
     @torch.no_grad()
     def apply(self, grads: Sequence[Tensor]) -> Tensor:
-        """Steps with the given gradients. Returns their global norm, unclipped."""
+        """Step by the given gradients. Returns their global norm, unclipped."""
         norms = torch.stack(torch._foreach_norm(grads))
         norm = torch.linalg.vector_norm(norms)
         finite = torch.isfinite(norm)
@@ -291,7 +294,7 @@ class Optimizer:
             factor = self._clip / torch.clamp(norm, min=self._clip)
             grads = torch._foreach_mul(grads, factor)
         if self._scale is None:
-            self._decay_and_step(masked(grads, finite))
+            self._decay_and_step(zeroed_unless(finite, grads))
         else:
             self._step_if_finite(grads, finite)
         return norm
@@ -303,7 +306,7 @@ class Optimizer:
         getattr(self, f"_{self._opt}")(grads)
 
     def _step_if_finite(self, grads: Sequence[Tensor], finite: Tensor) -> None:
-        """Steps, then takes it back where the gradients were not finite.
+        """Step, then take it back if the gradients were not finite.
 
         Selecting on the device, instead of asking, keeps the host from waiting.
         """
@@ -313,8 +316,8 @@ class Optimizer:
         olds = [torch.empty_like(x) for x in tensors]
         torch._foreach_copy_(olds, tensors)
         self._decay_and_step(grads)
-        replace_unless(finite, tensors, olds)
-        replace_unless(finite, counters, before)
+        restore_unless(finite, tensors, olds)
+        restore_unless(finite, counters, before)
         self._good_steps.copy_(torch.where(finite, self._good_steps + 1, 0))
         grow = self._good_steps >= self.GROWTH_INTERVAL
         factor = torch.where(grow, 2.0, torch.where(finite, 1.0, 0.5))
@@ -322,7 +325,7 @@ class Optimizer:
         self._good_steps.copy_(torch.where(grow, 0, self._good_steps))
 
     def _moments(self, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Exponential averages of the gradients and of their squares."""
+        """Update and return the averages of the gradients and of their squares."""
         b1, b2 = self.BETAS
         m, v = self._slots["m"], self._slots["v"]
         torch._foreach_lerp_(m, grads, 1 - b1)
@@ -331,7 +334,7 @@ class Optimizer:
         return m, v
 
     def _descend(self, updates: list[Tensor], size: Tensor | float) -> None:
-        """parameter -= size * update; size may be a tensor on the device."""
+        """Do parameter -= size * update; size may be a tensor on the device."""
         if isinstance(size, Tensor):
             size = size.to(self._params[0].dtype)
         torch._foreach_sub_(self._params, torch._foreach_mul(updates, size))
@@ -377,6 +380,7 @@ class Optimizer:
         self._descend(m, self._lr)
 
     def state_dict(self) -> dict:
+        """Return the moments, by ``slot.parameter``, and the counters: live tensors."""
         state = {
             f"{slot}.{name}": x
             for slot, tensors in self._slots.items()
@@ -390,6 +394,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping) -> None:
+        """Copy what state_dict returned. Raises UsageError where it does not fit."""
         own = self.state_dict()
         match_state(own, state, f"The {self._name} optimizer")
         for name, x in own.items():

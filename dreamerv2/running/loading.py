@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.torchutils import Module, flatten
+from dreamerv2.common.torchutils import Module, named_tensors
 from dreamerv2.running.checkpoint import load_checkpoint, match_state
 from dreamerv2.running.logdir import CHECKPOINT, SHAPING_PARTS, changes, load_config
 
@@ -83,8 +83,8 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
         if name in parts or ("all" in parts and _both(agent, saved, attribute))
     }
     for name, attribute in chosen.items():
-        own = flatten(_weights(getattr(agent, attribute)))
-        found = flatten(saved.get(attribute, {}))
+        own = named_tensors(_weights(getattr(agent, attribute)))
+        found = named_tensors(saved.get(attribute, {}))
         found = {k: v for k, v in found.items() if _is_weight(k)}
         try:
             match_state(own, found, f"The {name} of {logdir}")

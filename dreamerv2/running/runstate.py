@@ -10,7 +10,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.replay import Replay
-from dreamerv2.common.torchutils import flatten
+from dreamerv2.common.torchutils import named_tensors
 from dreamerv2.running.environments import Environments, summary
 from dreamerv2.running.saves import Saves, changed_versions, restore_random_states
 from dreamerv2.running.signals import Stopped
@@ -95,7 +95,7 @@ class RunState:
         self.moment = moment
         self._watch.check(int(self._step))
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        if not all_finite(flatten(state["agent"]).values()):
+        if not all_finite(named_tensors(state["agent"]).values()):
             raise RunFailed(
                 f"Some parameters are not finite at step {self._step}, so the run ends "
                 f"and {self._kept()}: go on from there with a lower learning rate or "

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from agent_tools import BATCH, GAUSSIAN, make_agent, make_batch, make_obs
-from capture_tools import Capturable, Forbidden, leaves
+from capture_tools import Capturable, Forbidden, tensors_in
 
 import dreamerv2.agent
 from dreamerv2.common import torchutils
-from dreamerv2.common.torchutils import flatten
+from dreamerv2.common.torchutils import named_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +50,7 @@ def act_and_learn(agent, discrete):
     with Capturable() as watched:
         out = agent._update((batch, state), agent.noise)
     # Autograd's graph must be gone, with the streams that it remembers.
-    assert not [x for x in leaves(list(out)) if x.requires_grad]
+    assert not [x for x in tensors_in(list(out)) if x.requires_grad]
     obs = agent.to_device(make_obs(count=4))
     action = state["deter"].new_zeros(4, 3)
     latent = agent.wm.rssm.initial(4)
@@ -126,7 +126,7 @@ def test_what_the_eye_lets_pass():
 
 
 def addresses(agent):
-    tensors = {**flatten(agent.state_dict()), "counter": agent._step}
+    tensors = {**named_tensors(agent.state_dict()), "counter": agent._step}
     if hasattr(agent.expl_behavior, "_low"):
         tensors["low"] = agent.expl_behavior._low
     # The state of the random numbers is none: it is read out for the checkpoint.
@@ -138,7 +138,7 @@ def test_everything_that_an_update_changes_stays_where_it_is(name):
     changes, discrete = CONFIGS[name]
     agent = make_agent(changes, discrete)
     before = addresses(agent)
-    numbers = copy.deepcopy(flatten(agent.state_dict()))
+    numbers = copy.deepcopy(named_tensors(agent.state_dict()))
     state = None
     for seed in range(3):
         state, _ = agent.train(make_batch(seed, discrete), state)
@@ -151,7 +151,8 @@ def test_everything_that_an_update_changes_stays_where_it_is(name):
     assert addresses(agent) == before
     if name == "float16":  # The first steps are skipped, to find a scale.
         return
-    same = [k for k, x in flatten(agent.state_dict()).items() if x.equal(numbers[k])]
+    after = named_tensors(agent.state_dict())
+    same = [name for name, x in after.items() if x.equal(numbers[name])]
     # Without loss scaling, or with a norm that is off, these never change.
     still = ("good_steps", "mu_product", "mag")
     assert {name for name in same if not name.endswith(still)} == set()
@@ -161,9 +162,9 @@ def test_what_an_update_returns_is_no_part_of_the_agent():
     agent = make_agent()
     kept = set(addresses(agent).values())
     state, metrics = agent.train(make_batch())
-    found = {x.data_ptr() for x in leaves([state, metrics])}
+    found = {x.data_ptr() for x in tensors_in([state, metrics])}
     assert not found & kept
     batch, latent = agent.to_device(make_batch()), agent.wm.rssm.initial(BATCH)
-    given = {x.data_ptr() for x in leaves([batch, latent])}
+    given = {x.data_ptr() for x in tensors_in([batch, latent])}
     out = agent._update((batch, latent), agent.noise)
-    assert not {x.data_ptr() for x in leaves(list(out))} & given
+    assert not {x.data_ptr() for x in tensors_in(list(out))} & given

@@ -14,7 +14,7 @@ import dreamerv2.agent
 from dreamerv2.common.device import builder, capture
 from dreamerv2.common.device.capture import Captured, backend_for
 from dreamerv2.common.networks.noise import Noise
-from dreamerv2.common.torchutils import flatten
+from dreamerv2.common.torchutils import named_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +49,7 @@ def inputs(number, size=3):
 
 
 def assert_same(left, right):
-    left, right = flatten(left), flatten(right)
+    left, right = named_tensors(left), named_tensors(right)
     assert left.keys() == right.keys()
     for key, value in left.items():
         # Losses of float16 may be no number, in both.
@@ -372,7 +372,7 @@ def test_a_whole_run_by_graphs_logs_and_saves_what_one_without_does(
                 flags = "--expl_noise", 0.2, "--logdir", logdir, "--steps", steps
                 ok(train_here(*CATCH, *flags))
         state = checkpoint(logdir)["agent"]
-        found.append((untimed(logdir), flatten(state)))
+        found.append((untimed(logdir), named_tensors(state)))
     assert found[0][0] == found[1][0]
     assert_same(found[0][1], found[1][1])
     assert all(backend.captures and backend.replays for backend in made)

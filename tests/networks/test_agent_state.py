@@ -8,10 +8,11 @@ import torch
 from agent_tools import GAUSSIAN, make_agent, make_batch, make_obs, snapshot
 
 from dreamerv2.common import torchutils
+from dreamerv2.common.config import load_presets
 from dreamerv2.common.device.builder import Builder, compile_trouble
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.nets import EnsembleRSSM
-from dreamerv2.common.torchutils import Precision, can_compile, flatten
+from dreamerv2.common.torchutils import Precision, can_compile, named_tensors
 from dreamerv2.running.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,7 +33,7 @@ def train(agent, seeds, state=None, discrete=True):
 
 
 def assert_same(left, right):
-    left, right = flatten(left), flatten(right)
+    left, right = named_tensors(left), named_tensors(right)
     assert left.keys() == right.keys()
     for key, value in left.items():
         assert torch.equal(value, right[key]), key
@@ -219,7 +220,7 @@ def test_a_gpu_on_which_nothing_can_be_compiled_is_used_without(monkeypatch, cap
         "torch.compile does not work here (OSError: Python.h: no such file): running "
         "without torch.compile (jit).\n"
     )
-    rssm = EnsembleRSSM(2, 5)
+    rssm = EnsembleRSSM(2, 5, **load_presets()["defaults"]["rssm"])
     plain = rssm._filter
     assert build(rssm)._filter == plain
     Builder(device, precision, random, jit=False)

@@ -9,18 +9,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from dreamerv2.common import dists
+from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.nets import (
-    CPU_ROWS,
-    MLP,
-    Decoder,
-    Encoder,
-    from_1x1,
-    select_keys,
+from dreamerv2.common.nets import CPU_ROWS, MLP, Decoder, Encoder, select_keys
+from dreamerv2.common.networks.conv import (
+    decoded_size,
+    decoder_kernels,
+    encoder_kernels,
     to_nchw,
     to_nhwc,
+    transposed_conv,
+    transposed_conv_of_1x1,
 )
-from dreamerv2.common.networks.conv import decoder_kernels, encoder_kernels, made_by
 from dreamerv2.common.networks.layers import (
     ACTIVATIONS,
     DistLayer,
@@ -34,6 +34,21 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {"left": (8, 8, 1), "right": (8, 8, 3), "joints": (4,), "speed": (2,)}
 ENCODER = {"cnn_depth": 2, "cnn_kernels": [4, 3], "mlp_layers": [8, 5]}
 DECODER = {"cnn_depth": 2, "cnn_kernels": [3, 4], "mlp_layers": [8, 5]}
+
+
+DEFAULTS = Config(load_presets()["defaults"])
+
+
+def make_encoder(shapes, **changes):
+    return Encoder(shapes, **{**DEFAULTS.encoder, **changes})
+
+
+def make_decoder(shapes, inputs, **changes):
+    return Decoder(shapes, inputs, **{**DEFAULTS.decoder, **changes})
+
+
+def make_mlp(inputs, shape, **changes):
+    return MLP(inputs, shape, **{**DEFAULTS.critic, **changes})
 
 
 def seeded(module, seed=0):
@@ -61,7 +76,7 @@ def test_keys_match_from_the_start_and_by_rank():
 
 
 def test_the_embedding_is_flattened_in_the_order_height_width_channel():
-    encoder = Encoder({"image": (8, 10, 1)}, cnn_depth=4, cnn_kernels=[4])
+    encoder = make_encoder({"image": (8, 10, 1)}, cnn_depth=4, cnn_kernels=[4])
     with torch.no_grad():
         encoder.conv0.weight.zero_()
         encoder.conv0.bias.zero_()
@@ -81,7 +96,7 @@ def test_the_embedding_is_flattened_in_the_order_height_width_channel():
 
 
 def test_the_embedding_joins_images_and_vectors_in_the_order_of_their_keys():
-    encoder = seeded(Encoder(SHAPES, **ENCODER))
+    encoder = seeded(make_encoder(SHAPES, **ENCODER))
     assert encoder.cnn_keys == ["left", "right"]
     assert encoder.mlp_keys == ["joints", "speed"]
     obs = observations(2, 3)
@@ -96,7 +111,7 @@ def test_the_embedding_joins_images_and_vectors_in_the_order_of_their_keys():
 
 
 def test_embeddings_of_a_batch_are_those_of_its_elements():
-    encoder = seeded(Encoder(SHAPES, **ENCODER, norm="layer"))
+    encoder = seeded(make_encoder(SHAPES, **ENCODER, norm="layer"))
     obs = observations(2, 3)
     alone = encoder({key: value[1, 2] for key, value in obs.items()})
     torch.testing.assert_close(encoder(obs)[1, 2], alone)
@@ -104,15 +119,15 @@ def test_embeddings_of_a_batch_are_those_of_its_elements():
 
 def test_the_default_kernels_fit_images_of_64x64():
     shapes = {"image": (64, 64, 1)}
-    encoder = seeded(Encoder(shapes, cnn_depth=1))
-    decoder = seeded(Decoder(shapes, 7, cnn_depth=1))
+    encoder = seeded(make_encoder(shapes, cnn_depth=1))
+    decoder = seeded(make_decoder(shapes, 7, cnn_depth=1))
     assert encoder.out_size == 2 * 2 * 8
     assert encoder({"image": torch.zeros(2, 64, 64, 1)}).shape == (2, 32)
     assert decoder(torch.zeros(2, 7))["image"].mode().shape == (2, 64, 64, 1)
 
 
 def test_the_decoder_computes_transposed_convolutions_from_one_pixel():
-    decoder = seeded(Decoder({"image": (8, 8, 3)}, 7, **DECODER))
+    decoder = seeded(make_decoder({"image": (8, 8, 3)}, 7, **DECODER))
     feat = randn(5, 7)
     x = decoder.convin(feat)[:, :, None, None]  # (5, 32 * depth, 1, 1)
     assert x.shape[1] == 64
@@ -122,25 +137,38 @@ def test_the_decoder_computes_transposed_convolutions_from_one_pixel():
     torch.testing.assert_close(decoder(feat)["image"].mode(), expected)
 
 
+def assert_same_with_gradients(ours, theirs, inputs):
+    torch.testing.assert_close(ours, theirs)
+    weight = randn(*ours.shape, seed=1)
+    grads = [torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)]
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kernel", [1, 5])
-def test_from_1x1_is_the_transposed_convolution_and_has_its_gradient(kernel):
+def test_of_1x1_images_it_is_the_transposed_convolution_with_its_gradient(kernel):
     layer = seeded(nn.ConvTranspose2d(6, 3, kernel, stride=2))
     nn.init.normal_(layer.bias)
     x = randn(4, 6).requires_grad_()
-    weight = randn(4, 3, kernel, kernel, seed=1)
-    fast, slow = from_1x1(layer, x), layer(x[:, :, None, None])
-    torch.testing.assert_close(fast, slow)
     inputs = [x, layer.weight, layer.bias]
-    for ours, theirs in zip(
-        torch.autograd.grad((fast * weight).sum(), inputs),
-        torch.autograd.grad((slow * weight).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
+    plain = layer(x[:, :, None, None])
+    assert_same_with_gradients(transposed_conv_of_1x1(layer, x), plain, inputs)
+
+
+@pytest.mark.parametrize("kernel", [2, 5, 6])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_for_few_channels_it_is_the_transposed_convolution_with_its_gradient(
+    kernel, channels
+):
+    layer = seeded(nn.ConvTranspose2d(6, channels, kernel, stride=2))
+    nn.init.normal_(layer.bias)
+    x = randn(4, 6, 3, 5).requires_grad_()
+    inputs = [x, layer.weight, layer.bias]
+    assert_same_with_gradients(transposed_conv(layer, x), layer(x), inputs)
 
 
 def test_the_decoder_splits_its_image_back_into_the_keys():
-    decoder = seeded(Decoder(SHAPES, 7, **DECODER))
+    decoder = seeded(make_decoder(SHAPES, 7, **DECODER))
     feat = randn(2, 3, 7)
     out = decoder(feat)
     assert list(out) == ["left", "right", "joints", "speed"]
@@ -162,7 +190,7 @@ def test_the_decoder_splits_its_image_back_into_the_keys():
 
 
 def test_the_images_likelihood_is_of_unit_variance_over_all_its_pixels():
-    decoder = seeded(Decoder({"image": (8, 8, 3)}, 7, **DECODER))
+    decoder = seeded(make_decoder({"image": (8, 8, 3)}, 7, **DECODER))
     dist = decoder(randn(1, 7))["image"]
     target = dist.mode() + 2.0
     expected = 8 * 8 * 3 * (-2.0 - 0.5 * math.log(2 * math.pi))
@@ -170,13 +198,13 @@ def test_the_images_likelihood_is_of_unit_variance_over_all_its_pixels():
 
 
 def test_layer_norm_sits_between_every_map_and_its_activation_but_the_image():
-    encoder = Encoder(SHAPES, **ENCODER, norm="layer")
-    decoder = Decoder(SHAPES, 7, **DECODER, norm="layer")
+    encoder = make_encoder(SHAPES, **ENCODER, norm="layer")
+    decoder = make_decoder(SHAPES, 7, **DECODER, norm="layer")
     norms = [n for n, m in encoder.named_modules() if isinstance(m, LayerNorm)]
     assert norms == ["convnorm0", "convnorm1", "densenorm0", "densenorm1"]
     norms = [n for n, m in decoder.named_modules() if isinstance(m, LayerNorm)]
     assert norms == ["convnorm0", "densenorm0", "densenorm1"]
-    head = seeded(MLP(4, (), layers=1, units=6, norm="layer"))
+    head = seeded(make_mlp(4, (), layers=1, units=6, norm="layer"))
     x = randn(3, 4)
     hidden = head.dense0(x)
     center = hidden - hidden.mean(-1, keepdim=True)
@@ -203,50 +231,50 @@ def test_layer_norm_normalizes_in_float32_and_keeps_the_dtype():
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation_runs(name):
-    out = seeded(MLP(4, 2, layers=2, units=6, act=name))(randn(3, 4)).mode()
+    out = seeded(make_mlp(4, 2, layers=2, units=6, act=name))(randn(3, 4)).mode()
     assert out.shape == (3, 2) and torch.isfinite(out).all()
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UsageError, match="activation 'rel': .*relu.*tanh"):
-        MLP(4, 2, layers=1, units=6, act="rel")
+        make_mlp(4, 2, layers=1, units=6, act="rel")
     with pytest.raises(UsageError, match="norm 'batch': .*none, layer"):
-        MLP(4, 2, layers=1, units=6, norm="batch")
+        make_mlp(4, 2, layers=1, units=6, norm="batch")
     with pytest.raises(UsageError, match="distribution 'cauchy': .*mse.*onehot"):
-        MLP(4, 2, layers=1, units=6, dist="cauchy")
+        make_mlp(4, 2, layers=1, units=6, dist="cauchy")
     # Names that exist elsewhere in torch are none of ours.
     with pytest.raises(UsageError, match="Unknown activation"):
-        Encoder(SHAPES, **ENCODER, act="softmax")
+        make_encoder(SHAPES, **ENCODER, act="softmax")
 
 
 def test_no_matching_key_is_an_error_that_lists_the_observations():
     described = r"left \(8, 8, 1\), right \(8, 8, 3\), joints \(4,\), speed \(2,\)"
     with pytest.raises(UsageError, match=f"encoder.cnn_keys 'img'.*{described}"):
-        Encoder(SHAPES, cnn_keys="img", mlp_keys="$^")
+        make_encoder(SHAPES, cnn_keys="img", mlp_keys="$^")
     with pytest.raises(UsageError, match=f"decoder.cnn_keys 'img'.*{described}"):
-        Decoder(SHAPES, 7, cnn_keys="img", mlp_keys="$^")
+        make_decoder(SHAPES, 7, cnn_keys="img", mlp_keys="$^")
 
 
 def test_images_of_two_sizes_are_an_error_that_names_both():
     shapes = {"near": (8, 8, 1), "far": (8, 16, 1)}
-    for make in (lambda: Encoder(shapes), lambda: Decoder(shapes, 7)):
+    for make in (make_encoder, lambda shapes: make_decoder(shapes, 7)):
         with pytest.raises(UsageError, match=r"near \(8, 8, 1\), far \(8, 16, 1\)"):
-            make()
+            make(shapes)
     # Choosing one of them is the way out that the message names.
-    Encoder(shapes, cnn_keys="near", cnn_kernels=[4])
+    make_encoder(shapes, cnn_keys="near", cnn_kernels=[4])
 
 
 def test_kernels_that_do_not_fit_the_image_are_an_error_with_the_sizes():
     shapes = {"image": (8, 8, 1)}
     fits = "use --encoder.cnn_kernels 4 --decoder.cnn_kernels 3 4"
     with pytest.raises(UsageError, match=f"layer 2 sees 1x1 .* kernel of 4; {fits}"):
-        Encoder(shapes, cnn_kernels=[4, 3, 4])
+        make_encoder(shapes, cnn_kernels=[4, 3, 4])
     with pytest.raises(UsageError, match=r"make images of 64x64.*\['image'\] are 8x8"):
-        Decoder(shapes, 7)
+        make_decoder(shapes, 7)
     with pytest.raises(UsageError, match=fits):
-        Decoder(shapes, 7)
+        make_decoder(shapes, 7)
     with pytest.raises(UsageError, match="64x64.*are 64x32: use square images"):
-        Decoder({"image": (64, 32, 1)}, 7)
+        make_decoder({"image": (64, 32, 1)}, 7)
 
 
 def test_the_formula_in_the_decoders_error_is_right():
@@ -255,7 +283,7 @@ def test_the_formula_in_the_decoders_error_is_right():
         for kernel in kernels:
             size = 2 * (size - 1) + kernel
         shapes = {"image": (size, size, 1)}
-        decoder = Decoder(shapes, 3, cnn_depth=1, cnn_kernels=kernels)
+        decoder = make_decoder(shapes, 3, cnn_depth=1, cnn_kernels=kernels)
         assert decoder(randn(1, 3))["image"].mode().shape == (1, size, size, 1)
 
 
@@ -263,18 +291,18 @@ def test_the_formula_in_the_decoders_error_is_right():
 def test_the_kernels_that_errors_name_make_networks_of_that_size(size):
     shapes = {"image": (size, size, 1)}
     with pytest.raises(UsageError) as error:
-        Decoder(shapes, 3, cnn_kernels=[2])
+        make_decoder(shapes, 3, cnn_kernels=[2])
     flags = re.findall(r"--(\w+)\.cnn_kernels ((?: ?\d+)+)", str(error.value))
     kernels = {name: [int(k) for k in text.split()] for name, text in flags}
-    encoder = Encoder(shapes, cnn_depth=1, cnn_kernels=kernels["encoder"])
+    encoder = make_encoder(shapes, cnn_depth=1, cnn_kernels=kernels["encoder"])
     assert encoder({"image": torch.zeros(1, size, size, 1)}).shape[0] == 1
-    decoder = Decoder(shapes, 3, cnn_depth=1, cnn_kernels=kernels["decoder"])
+    decoder = make_decoder(shapes, 3, cnn_depth=1, cnn_kernels=kernels["decoder"])
     assert decoder(randn(1, 3))["image"].mode().shape == (1, size, size, 1)
 
 
 def test_kernels_are_found_for_every_size():
     for size in range(16, 257):
-        assert made_by(decoder_kernels(size)) == size
+        assert decoded_size(decoder_kernels(size)) == size
         assert set(decoder_kernels(size)) <= set(range(3, 9))
         left = size
         for kernel in encoder_kernels(size):
@@ -297,7 +325,7 @@ HEADS = {
 
 @pytest.mark.parametrize("dist", DistLayer.KINDS)
 def test_every_head_gives_log_probs_of_the_batch_shape_in_float32(dist):
-    head = seeded(MLP(4, 3, layers=1, units=6, dist=dist))
+    head = seeded(make_mlp(4, 3, layers=1, units=6, dist=dist))
     with torch.autocast("cpu", torch.bfloat16):
         out = head(randn(2, 5, 4))
     assert isinstance(out, HEADS[dist])
@@ -310,7 +338,7 @@ def test_every_head_gives_log_probs_of_the_batch_shape_in_float32(dist):
 
 def test_scalar_heads_have_the_shape_of_the_batch():
     for dist in ("mse", "normal", "binary"):
-        out = seeded(MLP(4, (), layers=1, units=6, dist=dist))(randn(2, 5, 4))
+        out = seeded(make_mlp(4, (), layers=1, units=6, dist=dist))(randn(2, 5, 4))
         assert out.mode().shape == out.log_prob(torch.ones(2, 5)).shape == (2, 5)
 
 
@@ -325,14 +353,14 @@ def test_a_normal_heads_std_is_positive_whatever_the_network_says():
 
 def test_action_heads_map_to_mean_and_std_as_documented():
     out, raw = torch.tensor([[10.0, -0.5]]), torch.tensor([[1.0, -2.0]])
-    trunc = DistLayer(4, (2,), "trunc_normal", min_std=0.1, init_std=0.4).make(out, raw)
+    trunc = DistLayer(4, (2,), "trunc_normal", min_std=0.1).make(out, raw)
     assert trunc.loc[0].tolist() == pytest.approx([math.tanh(10), math.tanh(-0.5)])
-    sigmoid = [2 / (1 + math.exp(-(s + 0.4) / 2)) + 0.1 for s in (1.0, -2.0)]
+    sigmoid = [2 / (1 + math.exp(-s / 2)) + 0.1 for s in (1.0, -2.0)]
     assert trunc.std[0].tolist() == pytest.approx(sigmoid)
-    tanh = DistLayer(4, (2,), "tanh_normal", min_std=0.1, init_std=0.4).make(out, raw)
+    tanh = DistLayer(4, (2,), "tanh_normal", min_std=0.1).make(out, raw)
     base = [5 * math.tanh(2), 5 * math.tanh(-0.1)]
     assert tanh._base.loc[0].tolist() == pytest.approx(base)
-    softplus = [math.log1p(math.exp(s + 0.4)) + 0.1 for s in (1.0, -2.0)]
+    softplus = [math.log1p(math.exp(s)) + 0.1 for s in (1.0, -2.0)]
     assert tanh._base.std[0].tolist() == pytest.approx(softplus)
 
 
@@ -360,7 +388,7 @@ def test_channel_views_undo_each_other():
 
 def test_many_rows_go_through_dense_layers_in_pieces_with_the_same_result():
     torch.manual_seed(0)
-    mlp = MLP(5, (), layers=2, units=7, norm="layer").double()
+    mlp = make_mlp(5, (), layers=2, units=7, norm="layer").double()
     x = torch.randn(3, CPU_ROWS, 5, dtype=torch.float64, requires_grad=True)
     found = mlp(x).mean()
     expected = torch.stack([mlp(rows).mean() for rows in x])

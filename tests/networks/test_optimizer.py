@@ -10,9 +10,9 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.torchutils import (
     Optimizer,
     Precision,
-    masked,
-    replace_unless,
     resolve_device,
+    restore_unless,
+    zeroed_unless,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,8 +186,9 @@ def bits(tensors):
 def test_masked_numbers_are_zero_whatever_they_were_and_others_stay_to_the_bit(dtype):
     tensors = odd_tensors(dtype)
     before = bits(tensors)
-    assert bits(masked(tensors, torch.tensor(True))) == before
-    for x, zero in zip(tensors, masked(tensors, torch.tensor(False)), strict=True):
+    assert bits(zeroed_unless(torch.tensor(True), tensors)) == before
+    zeros = zeroed_unless(torch.tensor(False), tensors)
+    for x, zero in zip(tensors, zeros, strict=True):
         assert zero.dtype == dtype and bits([zero]) == bits([torch.zeros_like(x)])
     assert bits(tensors) == before
 
@@ -198,7 +199,7 @@ def test_a_step_is_taken_back_to_the_bit(dtype):
         new = odd_tensors(dtype)
         old = [torch.full_like(x, math.pi) for x in new]
         expected = bits(new) if keep else bits(old)
-        replace_unless(torch.tensor(keep), new, old)
+        restore_unless(torch.tensor(keep), new, old)
         assert bits(new) == expected
 
 

@@ -9,19 +9,24 @@ from agent_tools import Replayed
 
 from dreamerv2.common.dists import NormalDist, OneHotDist
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.networks.layers import GRUCell
 from dreamerv2.common.networks.noise import Noise
-from dreamerv2.common.networks.rssm import EnsembleRSSM, GRUCell
+from dreamerv2.common.networks.rssm import EnsembleRSSM
 from dreamerv2.common.torchutils import init_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCH, LENGTH, ACTIONS, EMBED = 3, 7, 2, 5
+SMALL = {
+    **{"stoch": 4, "deter": 6, "hidden": 8, "act": "elu", "norm": "layer"},
+    **{"std_act": "softplus", "min_std": 0.1},
+}
 KINDS = pytest.mark.parametrize("discrete", [3, 0], ids=["categorical", "gaussian"])
 
 
 def make(discrete=3, ensemble=1, **kwargs):
-    kwargs = {"stoch": 4, "deter": 6, "hidden": 8, "norm": "layer", **kwargs}
-    rssm = EnsembleRSSM(ACTIONS, EMBED, ensemble, discrete=discrete, **kwargs)
+    kwargs = {**SMALL, "discrete": discrete, "ensemble": ensemble, **kwargs}
+    rssm = EnsembleRSSM(ACTIONS, EMBED, **kwargs)
     init_weights(rssm, torch.Generator().manual_seed(0))
     return rssm
 
@@ -144,6 +149,37 @@ def test_the_prior_is_what_the_dream_would_go_on_with(discrete):
         step = rssm.img_step(at(post, t - 1), action[:, t])
         del step["stoch"]
         assert_same(step, at(prior, t))
+
+
+@KINDS
+def test_training_and_dreams_have_one_recurrence_with_one_gradient(discrete):
+    """The deferred maps of observe, against the layers themselves in img_step."""
+    rssm = make(discrete).double()
+    embed, action, is_first = inputs()
+    embed, action = embed.double(), action.double()
+    is_first[1, 4] = True
+    draws = posterior_noise(rssm).double()
+    post, _ = observe(rssm, embed, action, is_first, draws)
+    # Step by step: the prior of a dream has the posterior's deter.
+    state, steps = rssm.initial(BATCH), []
+    for t in range(LENGTH):
+        keep = 1 - is_first[:, t].double()
+        state = {k: (x.movedim(0, -1) * keep).movedim(-1, 0) for k, x in state.items()}
+        deter = rssm.img_step(state, action[:, t] * keep[:, None])["deter"]
+        x = rssm.obs_out(torch.cat([deter, embed[:, t]], -1))
+        stats = rssm._stats(rssm.obs_dist(F.elu(rssm.obs_out_norm(x))))
+        state = {"deter": deter, "stoch": rssm.sample(stats, draws[t]), **stats}
+        steps.append(state)
+    stepwise = {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
+    assert_same(post, stepwise)
+    names = [k for k, _ in rssm.named_parameters() if not k.startswith("img_out")]
+    names = [k for k in names if not k.startswith("img_dist")]
+    params = [rssm.get_parameter(name) for name in names]
+    losses = [rssm.get_feat(x).square().sum() for x in (post, stepwise)]
+    grads = [torch.autograd.grad(loss, params) for loss in losses]
+    for name, found, expected in zip(names, *grads, strict=True):
+        assert expected.any(), name
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 @KINDS

@@ -6,8 +6,8 @@ import pytest
 import torch
 from recordings import compare_file
 
-from dreamerv2.common.networks.layers import LayerNorm
-from dreamerv2.common.networks.rssm import EnsembleRSSM, GRUCell
+from dreamerv2.common.networks.layers import GRUCell, LayerNorm
+from dreamerv2.common.networks.rssm import EnsembleRSSM
 from dreamerv2.common.torchutils import Optimizer
 
 FOLDER = Path(__file__).parent

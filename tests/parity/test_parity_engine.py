@@ -17,7 +17,7 @@ from recordings.recording import RecordedNoise, Recording
 from recordings.rows import Rows, relative_error
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.networks.rssm import GRUCell
+from dreamerv2.common.networks.layers import GRUCell
 
 ROOT = Path(__file__).parents[2]
 

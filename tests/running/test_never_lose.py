@@ -30,7 +30,7 @@ from run_tools import (
 from dreamerv2.agent import Agent, WorldModel
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import RunFailed, UsageError
-from dreamerv2.common.torchutils import flatten
+from dreamerv2.common.torchutils import named_tensors
 from dreamerv2.running.logdir import Logdir
 from dreamerv2.running.saves import changed_versions, versions
 from dreamerv2.running.watch import Watch, all_finite
@@ -65,7 +65,7 @@ def test_a_single_bad_update_is_told_and_spoils_nothing(tmp_path, spoil):
         "model_grad_norm in 1; such gradients are not followed, and the run goes on."
         for count, step in ((2, 30), (2, 36))
     ]
-    assert all_finite(flatten(checkpoint(tmp_path)["agent"]).values())
+    assert all_finite(named_tensors(checkpoint(tmp_path)["agent"]).values())
     assert metrics(tmp_path)[-1]["step"] == 60
 
 

@@ -15,7 +15,7 @@ from dreamerv2.common.episodes.offline import (
     load_episode,
     take_in,
 )
-from dreamerv2.common.torchutils import flatten
+from dreamerv2.common.torchutils import named_tensors
 from dreamerv2.running.checkpoint import load_checkpoint
 
 
@@ -28,7 +28,7 @@ def ok(*args, **kwargs):
 
 
 def weights(folder, part="wm"):
-    return flatten(load_checkpoint(folder / "variables.pt")["agent"][part])
+    return named_tensors(load_checkpoint(folder / "variables.pt")["agent"][part])
 
 
 def metrics(folder):

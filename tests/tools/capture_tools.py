@@ -58,20 +58,20 @@ class Capturable(TorchDispatchMode):
                 if index is not None and index.dtype in (torch.bool, torch.uint8):
                     raise Forbidden(f"{func} with a mask")
         out = func(*args, **kwargs)
-        moved = {x.device.type for x in leaves((args, kwargs, out))}
+        moved = {x.device.type for x in tensors_in((args, kwargs, out))}
         if len(moved) > 1:
             raise Forbidden(f"{func} on {' and '.join(sorted(moved))}")
         return out
 
 
-def leaves(tree):
+def tensors_in(tree):
     """All tensors in nested dicts, lists and tuples."""
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, (list, tuple)):
-        return [leaf for part in tree for leaf in leaves(part)]
+        return [leaf for part in tree for leaf in tensors_in(part)]
     return []
 
 
@@ -97,7 +97,7 @@ class Emulated:
         yield
 
     def capture(self, run, generator):
-        before = [(x, x.clone()) for x in leaves(self._state())]
+        before = [(x, x.clone()) for x in tensors_in(self._state())]
         drawn = generator.get_state()
         outputs = run()
         for live, old in before:

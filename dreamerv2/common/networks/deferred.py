@@ -31,7 +31,7 @@ class DeferredLinear:
             self.weight = self.weight.to(torch.get_autocast_dtype(kind))
 
     def remember(self, x: Tensor) -> None:
-        """The input of the next step."""
+        """Note the input of the next step."""
         self._inputs.append(x.detach())
 
 
@@ -45,6 +45,7 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """grad (T, B, O) -> those of the bias and of the weight (O, I)."""
         if not ctx.needs_input_grad[1]:
             return grad, None, None
         inputs = torch.stack(ctx.inputs).to(grad.dtype)  # (T, B, I)

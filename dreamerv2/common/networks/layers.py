@@ -1,4 +1,4 @@
-"""Activations, norms and output layers that all networks share."""
+"""Activations, norms, the GRU and output layers that the networks share."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.torchutils import LOW_PRECISION, full
+from dreamerv2.common.torchutils import LOW_PRECISION, at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -35,11 +35,11 @@ NORMS = ("none", "layer")
 
 
 def get_act(name: str, inplace: bool = False) -> Callable[[Tensor], Tensor]:
-    """The activation of that name. Raises UsageError for an unknown one.
+    """Return the activation of that name. Raises UsageError for an unknown one.
 
-    inplace: where there is such a form, it writes into its argument, which saves a CPU
-    half of the time. For tensors that no one else reads and that are no view, which
-    autograd would copy, as it does the linear maps of more than two dimensions.
+    inplace: write into the argument where there is such a form, which saves a CPU half
+    of the time. For tensors that no one else reads and that are no view, which autograd
+    would copy, as it does the linear maps of more than two dimensions.
     """
     if name not in ACTIVATIONS:
         raise UsageError(
@@ -57,19 +57,51 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(size, eps=self.EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.layer_norm(
-            full(x), self.normalized_shape, self.weight, self.bias, self.eps
-        )
+        wide, shape = at_least_float32(x), self.normalized_shape
+        y = F.layer_norm(wide, shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype) if x.dtype in LOW_PRECISION else y
 
 
 def NormLayer(name: str, size: int) -> nn.Module:
-    """``layer``: a LayerNorm over ``size`` features; ``none``: nothing."""
+    """Make a LayerNorm over ``size`` features for ``layer``, nothing for ``none``."""
     if name == "none":
         return nn.Identity()
     if name == "layer":
         return LayerNorm(size)
     raise UsageError(f"Unknown norm '{name}': expected one of {', '.join(NORMS)}.")
+
+
+class GRUCell(nn.Module):
+    """A GRU whose gates share one layer norm, computed in float32.
+
+    reset, candidate, update = split(norm(linear([input, state])))
+    candidate = tanh(sigmoid(reset) * candidate)
+    update = sigmoid(update - 1)      # starts out keeping most of the state
+    new = update * candidate + (1 - update) * state
+    """
+
+    UPDATE_BIAS = -1.0
+
+    def __init__(self, inputs: int, size: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs + size, 3 * size)
+        self.norm = LayerNorm(3 * size)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """x (..., inputs), state (..., D) -> new state (..., D)."""
+        return self.gate(self.linear(self.join(x, state)), state)
+
+    def join(self, x: Tensor, state: Tensor) -> Tensor:
+        """Return the linear map's input, (..., inputs + D)."""
+        return torch.cat([x, state.to(x.dtype)], -1)
+
+    def gate(self, parts: Tensor, state: Tensor) -> Tensor:
+        """Return the new state for the linear map's output, (..., 3 D)."""
+        parts = self.norm(at_least_float32(parts))
+        reset, candidate, update = parts.chunk(3, -1)  # (..., D) each
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update + self.UPDATE_BIAS)
+        return update * candidate + (1 - update) * state
 
 
 class DistLayer(nn.Module):
@@ -79,7 +111,7 @@ class DistLayer(nn.Module):
       inputs: size of the features.
       shape: event shape of the distribution; () for a scalar.
       dist: mse, normal, binary, tanh_normal, trunc_normal or onehot.
-      min_std, init_std: for those with a standard deviation.
+      min_std: for those with a standard deviation.
     """
 
     WITH_STD = ("normal", "tanh_normal", "trunc_normal")
@@ -91,7 +123,6 @@ class DistLayer(nn.Module):
         shape: Sequence[int],
         dist: str = "mse",
         min_std: float = 0.1,
-        init_std: float = 0.0,
     ):
         super().__init__()
         if dist not in self.KINDS:
@@ -102,22 +133,21 @@ class DistLayer(nn.Module):
         self._shape = tuple(shape)
         self._dist = dist
         self._min_std = min_std
-        self._init_std = init_std
         size = int(torch.Size(self._shape).numel())
         self.out = nn.Linear(inputs, size)
         if dist in self.WITH_STD:
             self.std = nn.Linear(inputs, size)
 
     def forward(self, x: Tensor) -> dists.Dist:
-        """Features (..., inputs) -> distribution of batch shape (...)."""
+        """Features (..., inputs) -> distribution with batch shape (...)."""
         std = None
         if self._dist in self.WITH_STD:
-            std = full(self.std(x)).reshape(*x.shape[:-1], *self._shape)
-        out = full(self.out(x)).reshape(*x.shape[:-1], *self._shape)
+            std = at_least_float32(self.std(x)).reshape(*x.shape[:-1], *self._shape)
+        out = at_least_float32(self.out(x)).reshape(*x.shape[:-1], *self._shape)
         return self.make(out, std)
 
     def make(self, out: Tensor, std: Tensor | None = None) -> dists.Dist:
-        """The distribution for the raw outputs of the linear maps."""
+        """Return the distribution for raw outputs of the linear maps, (..., *shape)."""
         dims = len(self._shape)
         if self._dist == "mse":
             return dists.MSEDist(out, dims)
@@ -126,9 +156,9 @@ class DistLayer(nn.Module):
         if self._dist == "onehot":
             return dists.OneHotDist(out)
         if self._dist == "trunc_normal":
-            std = 2 * torch.sigmoid((std + self._init_std) / 2) + self._min_std
+            std = 2 * torch.sigmoid(std / 2) + self._min_std
             return dists.TruncNormalDist(torch.tanh(out), std)
-        std = F.softplus(std + self._init_std) + self._min_std
+        std = F.softplus(std) + self._min_std
         if self._dist == "tanh_normal":
             return dists.TanhNormalDist(5 * torch.tanh(out / 5), std)
         return dists.NormalDist(out, std, dims)

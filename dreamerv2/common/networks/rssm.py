@@ -1,4 +1,18 @@
-"""The recurrent state-space model: the dynamics in which the agent dreams."""
+"""The recurrent state-space model: the dynamics in which the agent dreams.
+
+Shapes: B batch, T time, S latents, C classes, D deter, E embed, F features, A actions,
+U hidden units. `...` is B, or B and T, or the N dreams of an imagination.
+
+One equation, `_recur`, is applied in two ways that compute the same:
+
+- In dreams (`img_step`) the maps into the recurrence are the layers themselves.
+- In training (`observe`) they are DeferredLinear: what does not depend on the step
+  before (the shares of action and embedding, the biases) is computed for all T at
+  once, and so are the gradients of the weights. `_filter` is what is left to do step
+  by step: `_recur`, and the posterior from what it gives.
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -7,49 +21,18 @@ from torch import Tensor, nn
 from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.deferred import DeferredLinear
-from dreamerv2.common.networks.layers import LayerNorm, NormLayer, get_act
+from dreamerv2.common.networks.layers import GRUCell, NormLayer, get_act
 from dreamerv2.common.networks.noise import NoiseFn
-from dreamerv2.common.torchutils import compiled, full
+from dreamerv2.common.torchutils import at_least_float32, compiled
 
 State = dict[str, Tensor]
+Linear = Callable[[Tensor], Tensor]
 
 STD_ACTS = {
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
     "sigmoid2": lambda x: 2 * torch.sigmoid(x / 2),
 }
-
-
-class GRUCell(nn.Module):
-    """A GRU whose gates share one layer norm, computed in float32.
-
-    reset, candidate, update = split(norm(linear([input, state])))
-    candidate = tanh(sigmoid(reset) * candidate)
-    update = sigmoid(update - 1)      # starts out keeping most of the state
-    new = update * candidate + (1 - update) * state
-    """
-
-    UPDATE_BIAS = -1.0
-
-    def __init__(self, inputs: int, size: int):
-        super().__init__()
-        self.linear = nn.Linear(inputs + size, 3 * size)
-        self.norm = LayerNorm(3 * size)
-
-    def forward(self, x: Tensor, state: Tensor) -> Tensor:
-        """x (..., inputs), state (..., D) -> new state (..., D)."""
-        return self.gate(self.linear(self.join(x, state)), state)
-
-    def join(self, x: Tensor, state: Tensor) -> Tensor:
-        """What the linear map takes in."""
-        return torch.cat([x, state.to(x.dtype)], -1)
-
-    def gate(self, parts: Tensor, state: Tensor) -> Tensor:
-        """The new state from what the linear map gives, (..., 3 D)."""
-        reset, candidate, update = self.norm(full(parts)).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update + self.UPDATE_BIAS)
-        return update * candidate + (1 - update) * state
 
 
 class EnsembleRSSM(nn.Module):
@@ -63,24 +46,28 @@ class EnsembleRSSM(nn.Module):
         prior[t]  ~ p(deter[t])               what the dream goes on with
         post[t]   ~ q(deter[t], embed[t])     what the agent sees
 
-    action[t] led to the observation behind embed[t]. Where is_first[t], the state
-    and action before are zeroed. Of the ``ensemble`` members that predict the
-    prior, one is picked at random at each step.
+        action     a1      a2      a3         a[t] led to the observation
+        embed      e1      e2      e3         behind e[t]; where is_first[t],
+        post    s0 ->  s1  ->  s2  ->  s3     a[t] and s[t-1] count as zero
+        prior          p1      p2      p3
+
+    Of the ``ensemble`` members that predict the prior, one is picked at random at
+    each step.
     """
 
     def __init__(
         self,
         action_size: int,
         embed_size: int,
-        ensemble: int = 5,
-        stoch: int = 30,
-        deter: int = 200,
-        hidden: int = 200,
-        discrete: int = 0,
-        act: str = "elu",
-        norm: str = "none",
-        std_act: str = "softplus",
-        min_std: float = 0.1,
+        ensemble: int,
+        stoch: int,
+        deter: int,
+        hidden: int,
+        discrete: int,
+        act: str,
+        norm: str,
+        std_act: str,
+        min_std: float,
     ):
         super().__init__()
         if std_act not in STD_ACTS:
@@ -116,11 +103,11 @@ class EnsembleRSSM(nn.Module):
 
     @property
     def noise_kind(self) -> str:
-        """What sampling a latent needs, see noise.Noise."""
+        """The kind of noise that samples a latent, see noise.Noise."""
         return "gumbel" if self._discrete else "normal"
 
     def initial(self, batch: int) -> State:
-        """The state of zeros before anything, (batch, ...)."""
+        """Return the state of zeros before anything, (batch, ...)."""
         weight = self.img_in.weight
         zeros = weight.new_zeros(batch, *self.latent_shape)
         state = {"deter": weight.new_zeros(batch, self._deter), "stoch": zeros}
@@ -128,17 +115,17 @@ class EnsembleRSSM(nn.Module):
         return {**state, **{name: torch.zeros_like(zeros) for name in names}}
 
     def get_feat(self, state: State) -> Tensor:
-        """What heads, actor and critic see: [flattened stoch, deter], (..., F)."""
-        return torch.cat([self._flat(state["stoch"]), state["deter"]], -1)
+        """Return what heads, actor and critic see, [stoch, deter] (..., F)."""
+        return torch.cat([self._join_classes(state["stoch"]), state["deter"]], -1)
 
     def get_dist(self, state: State) -> dists.OneHotDist | dists.NormalDist:
-        """The distribution of a state's latents, all S of them one event."""
+        """Return the distribution of a state's latents, all S of them one event."""
         if self._discrete:
             return dists.OneHotDist(state["logit"], latents=True)
         return dists.NormalDist(state["mean"], state["std"], event_dims=1)
 
     def sample(self, stats: State, noise: Tensor | None) -> Tensor:
-        """The latents for the given noise; their mode for None."""
+        """Return the latents for the given noise; their mode for None."""
         dist = self.get_dist(stats)
         return dist.mode() if noise is None else dist.sample(noise)
 
@@ -150,7 +137,7 @@ class EnsembleRSSM(nn.Module):
         noise: NoiseFn,
         state: State | None = None,
     ) -> tuple[State, State]:
-        """Filters a batch of sequences.
+        """Filter a batch of sequences.
 
         Args:
           embed (B, T, E), action (B, T, A), is_first (B, T) bool.
@@ -158,9 +145,7 @@ class EnsembleRSSM(nn.Module):
           state: the posterior before the first step; zeros for None.
 
         Returns posterior and prior, (B, T, ...). The prior has no ``stoch``: no
-        one reads it. What does not depend on the step before is computed for all
-        steps in one product: the shares of action and embedding in the recurrent
-        inputs, and the prior's statistics.
+        one reads it.
         """
         batch, length = action.shape[:2]
         state = state or self.initial(batch)
@@ -169,7 +154,7 @@ class EnsembleRSSM(nn.Module):
         weights = tuple(m.weight for m in maps)
         shape = (length, batch, *self.latent_shape)
         draws = noise("observe_post", self.noise_kind, shape)
-        stoch, deter = state["stoch"], state["deter"]
+        stoch, deter = state["stoch"], state["deter"]  # (B, S, C), (B, D)
         steps = []
         for t in range(length):
             biases = tuple(m.biases[t] for m in maps)
@@ -188,7 +173,7 @@ class EnsembleRSSM(nn.Module):
         return post, prior
 
     def imagine(self, action: Tensor, state: State, noise: NoiseFn) -> State:
-        """Follows given actions (B, T, A) from a state (B, ...) without observing.
+        """Follow given actions (B, T, A) from a state (B, ...) without observing.
 
         noise draws ``imagine_state`` (T, B, S, C). Returns the prior (B, T, ...).
         """
@@ -203,7 +188,7 @@ class EnsembleRSSM(nn.Module):
         return {k: torch.stack([step[k] for step in steps], 1) for k in steps[0]}
 
     def draw_members(self, length: int, noise: NoiseFn) -> list[Tensor | None]:
-        """For each of ``length`` steps, the draw that picks an ensemble member."""
+        """Draw what picks an ensemble member, for each of ``length`` steps."""
         if self._ensemble == 1:
             return [None] * length
         return list(noise("imagine_member", "uniform", (length,)))
@@ -215,10 +200,10 @@ class EnsembleRSSM(nn.Module):
         noise: Tensor | None = None,
         member: Tensor | None = None,
     ) -> State:
-        """One step of the dream: state and the action after it -> the next prior.
+        """Dream one step: a state and the action after it -> the next prior.
 
-        noise (..., S, C) samples the latents; None takes their mode. member, a
-        uniform draw, picks the ensemble member where there are several.
+        action (..., A). noise (..., S, C) samples the latents; None takes their mode.
+        member, a uniform draw, picks the ensemble member where there are several.
         """
         return self._dream(state["stoch"], state["deter"], action, noise, member)
 
@@ -230,7 +215,7 @@ class EnsembleRSSM(nn.Module):
         is_first: Tensor,
         noise: Tensor | None = None,
     ) -> State:
-        """One step of filtering -> the posterior.
+        """Filter one step -> the posterior.
 
         action (B, A) led to the observation behind embed (B, E). noise (B, S, C)
         samples the latents; None takes their mode. The prior is left out: only
@@ -252,22 +237,20 @@ class EnsembleRSSM(nn.Module):
         free: float,
         free_avg: bool,
     ) -> tuple[Tensor, Tensor]:
-        """KL balancing (Algorithm 2 of the paper).
+        """Return the KL loss, balanced (Algorithm 2 of the paper), and the KL (B, T).
 
             balance * KL(sg(post) || prior) + (1 - balance) * KL(post || sg(prior))
 
         With ``forward`` the arguments of the KL swap, and the mix with them. Each
         term is at least ``free`` nats: its mean with free_avg, else each element.
         At balance 0.5 there is one KL, each element at least ``free``.
-
-        Returns the loss, and the KL per element (B, T).
         """
         lhs, rhs = (prior, post) if forward else (post, prior)
         mix = balance if forward else 1 - balance
         if balance == 0.5:
             value = self.get_dist(lhs).kl(self.get_dist(rhs))
             return value.clamp(min=free).mean(), value
-        value = self.get_dist(lhs).kl(self.get_dist(_detach(rhs)))
+        value = self.get_dist(lhs).kl(self.get_dist(_detach(rhs)))  # (B, T)
         value_rhs = self.get_dist(_detach(lhs)).kl(self.get_dist(rhs))
         if free_avg:
             loss_lhs = value.mean().clamp(min=free)
@@ -278,19 +261,23 @@ class EnsembleRSSM(nn.Module):
         return mix * loss_lhs + (1 - mix) * loss_rhs, value
 
     def compile_parts(self) -> None:
-        """Compiles the two steps that must run one after another."""
+        """Compile the two steps that must run one after another."""
         self._filter = compiled(self._filter)
         self._dream = compiled(self._dream)
 
     def _maps(self, action: Tensor, embed: Tensor) -> list[DeferredLinear]:
-        """The maps of _filter for action (B, T, A) and embed (B, T, E), in its order:
-        into the recurrence, of the GRU, into the posterior, of its statistics."""
-        action_in = self._action_in(action).transpose(0, 1)  # (T, B, hidden)
-        embed_in = self._embed_in(embed).transpose(0, 1)
+        """Return the maps of _filter for action (B, T, A) and embed (B, T, E).
+
+        In its order: into the recurrence, of the GRU, into the posterior, of its
+        statistics.
+        """
+        weight = self.obs_out.weight[:, self._deter :]
+        embed_in = F.linear(embed, weight, self.obs_out.bias).transpose(0, 1)
+        action_in = self._action_in(action).transpose(0, 1)  # (T, B, U)
 
         def everywhere(layer: nn.Linear) -> Tensor:
             bias = layer.bias.to(action_in.dtype)
-            return bias.expand(*action_in.shape[:2], -1)  # (T, B, ...)
+            return bias.expand(*action_in.shape[:2], -1)  # (T, B, outputs)
 
         gru, dist = self.gru.linear, self.obs_dist
         return [
@@ -309,20 +296,26 @@ class EnsembleRSSM(nn.Module):
         biases: tuple[Tensor, ...],
         noise: Tensor | None,
     ) -> tuple[State, tuple[Tensor, ...]]:
-        """What of obs_step cannot be computed for all steps at once.
+        """Do of obs_step what cannot be done for all steps at once.
 
-        Also returns the inputs of the four maps; see _maps.
+        stoch (B, S, C), deter (B, D), keep (B, 1); weights and biases (B, outputs)
+        of the four maps, see _maps. Returns the posterior, and the maps' inputs.
         """
-        maps = zip(biases, weights, strict=True)
-        stoch_in = self._flat(stoch) * keep
-        x = self._act(self.img_in_norm(_affine(stoch_in, *next(maps))))
-        deter = deter * keep
-        gru_in = self.gru.join(x, deter)
-        deter = self.gru.gate(_affine(gru_in, *next(maps)), deter)
-        x = self._act(self.obs_out_norm(_affine(deter, *next(maps))))
-        stats = self._stats(_affine(x, *next(maps)))
+        inputs = []
+
+        def linear(index: int) -> Linear:
+            def apply(x: Tensor) -> Tensor:
+                inputs.append(x)
+                return torch.addmm(biases[index], x, weights[index].t())
+
+            return apply
+
+        stoch, deter = self._join_classes(stoch) * keep, deter * keep
+        deter = self._recur(stoch, deter, linear(0), linear(1))
+        x = self._act(self.obs_out_norm(linear(2)(deter)))  # (B, U)
+        stats = self._stats(linear(3)(x))
         state = {"deter": deter, "stoch": self.sample(stats, noise), **stats}
-        return state, (stoch_in, gru_in, deter, x)
+        return state, tuple(inputs)
 
     def _dream(
         self,
@@ -332,38 +325,47 @@ class EnsembleRSSM(nn.Module):
         noise: Tensor | None,
         member: Tensor | None,
     ) -> State:
-        """img_step on tensors."""
-        action_in = self._action_in(action)
-        deter = self._deter_step(self._flat(stoch), deter, action_in)
+        """Do img_step on tensors."""
+        weight = self.img_in.weight[:, : self.stoch_size]
+        action_in = self._action_in(action)  # (..., U)
+        deter = self._recur(
+            self._join_classes(stoch),
+            deter,
+            lambda x: F.linear(x, weight) + action_in,
+            self.gru.linear,
+        )
         stats = self._prior_stats(deter, member)
         return {"deter": deter, "stoch": self.sample(stats, noise), **stats}
 
-    def _flat(self, stoch: Tensor) -> Tensor:
+    def _recur(
+        self, stoch: Tensor, deter: Tensor, img_in: Linear, gru: Linear
+    ) -> Tensor:
+        """Return the next deter: gru([stoch, action], deter), by the given maps.
+
+        stoch (..., S*C), deter (..., D). img_in holds the action's share and bias.
+        """
+        x = self._act(self.img_in_norm(img_in(stoch)))  # (..., U)
+        return self.gru.gate(gru(self.gru.join(x, deter)), deter)
+
+    def _join_classes(self, stoch: Tensor) -> Tensor:
         """(..., S, C) -> (..., S*C)."""
         return stoch.flatten(-2) if self._discrete else stoch
 
     def _action_in(self, action: Tensor) -> Tensor:
-        """The action's share of img_in, bias included."""
+        """Return the action's share of img_in, bias included, (..., U)."""
         weight = self.img_in.weight[:, self.stoch_size :]
         return F.linear(action, weight, self.img_in.bias)
 
-    def _embed_in(self, embed: Tensor) -> Tensor:
-        """The embedding's share of obs_out, bias included."""
-        weight = self.obs_out.weight[:, self._deter :]
-        return F.linear(embed, weight, self.obs_out.bias)
-
-    def _deter_step(self, stoch: Tensor, deter: Tensor, action_in: Tensor) -> Tensor:
-        weight = self.img_in.weight[:, : self.stoch_size]
-        x = F.linear(stoch, weight) + action_in
-        return self.gru(self._act(self.img_in_norm(x)), deter)
-
     def _prior_stats(self, deter: Tensor, member: Tensor | None) -> State:
-        """Statistics of p(deter). member, uniform draws that broadcast to the
-        leading dimensions of the statistics, is read with several members only."""
+        """Return the statistics of p(deter).
+
+        member, uniform draws that broadcast to the leading dimensions, is read with
+        several members only.
+        """
         outs = []
         for k in range(self._ensemble):
             x = getattr(self, f"img_out_{k}")(deter)
-            x = self._act(getattr(self, f"img_out_norm_{k}")(x))
+            x = self._act(getattr(self, f"img_out_norm_{k}")(x))  # (..., U)
             outs.append(getattr(self, f"img_dist_{k}")(x))
         if self._ensemble == 1:
             return self._stats(outs[0])
@@ -371,17 +373,15 @@ class EnsembleRSSM(nn.Module):
         return self._stats(torch.stack(outs).gather(0, index[None])[0])
 
     def _stats(self, x: Tensor) -> State:
-        """Output of the last linear map -> logit, or mean and std, in float32."""
-        x = full(x)
+        """Split the last linear map's output into logit, or mean and std, in float32.
+
+        (..., S*C) -> (..., S, C); or (..., 2 S) -> (..., S) each.
+        """
+        x = at_least_float32(x)
         if self._discrete:
             return {"logit": x.unflatten(-1, (self._stoch, self._discrete))}
         mean, std = x.chunk(2, -1)
         return {"mean": mean, "std": self._std_act(std) + self._min_std}
-
-
-def _affine(x: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
-    """x (B, I), bias (B, O), weight (O, I) -> (B, O)."""
-    return torch.addmm(bias, x, weight.t())
 
 
 def _detach(state: State) -> State:
