@@ -316,7 +316,7 @@ class WorldModel(torchutils.Module):
     def train(
         self, data: dict[str, Tensor], state: dict | None, noise: NoiseFn
     ) -> tuple[dict, dict, Metrics]:
-        """One step on a batch. Returns last posterior, outputs and metrics."""
+        """Step on a batch. Returns last posterior, outputs and metrics, see `loss`."""
         with self._precision.context():
             loss, state, outs, metrics = self.loss(data, state, noise)
         metrics.update(self.opt(loss))
@@ -325,24 +325,26 @@ class WorldModel(torchutils.Module):
     def loss(
         self, data: dict[str, Tensor], state: dict | None, noise: NoiseFn
     ) -> tuple[Tensor, dict, dict, Metrics]:
-        """The loss (equation 2 of the paper) and what it was made from.
+        """Compute the loss (equation 2 of the paper) and what it is made from.
+
+            loss = scale_kl * KL + sum over keys of -scale_key * log p(key | feat)
 
         Returns the 0-d loss; the last posterior (B, ...), detached; the outputs
         embed (B, T, E), feat (B, T, F), post, prior, kl (B, T) and log_prob
         {key: (B, T)}, all with gradients; and the metrics.
         """
         data = self.preprocess(data)
-        embed = self.encoder(data)
+        embed = self.encoder(data)  # (B, T, E)
         post, prior = self.rssm.observe(
             embed, data["action"], data["is_first"], noise, state
         )
         kl_loss, kl_value = self.rssm.kl_loss(post, prior, **self.config.kl)
-        feat = self.rssm.get_feat(post)
+        feat = self.rssm.get_feat(post)  # (B, T, F)
         losses, log_probs = {"kl": kl_loss}, {}
         for name, head in self.heads.items():
             out = head(feat if name in self.config.grad_heads else feat.detach())
             for key, dist in (out if isinstance(out, dict) else {name: out}).items():
-                log_probs[key] = dist.log_prob(data[key])
+                log_probs[key] = dist.log_prob(data[key])  # (B, T)
                 losses[key] = -log_probs[key].mean()
         loss = sum(self._scales[key] * value for key, value in losses.items())
         outs = {"embed": embed, "feat": feat, "post": post, "prior": prior}
@@ -352,8 +354,8 @@ class WorldModel(torchutils.Module):
         with torch.no_grad():
             metrics["prior_ent"] = self.rssm.get_dist(prior).entropy().mean()
             metrics["post_ent"] = self.rssm.get_dist(post).entropy().mean()
-        last = {key: value[:, -1].detach() for key, value in post.items()}
-        # What is not finite here would spoil all the batches to come.
+        last = {key: value[:, -1].detach() for key, value in post.items()}  # (B, ...)
+        # A number here that is not finite would spoil all the batches to come.
         last = {k: torch.nan_to_num(x, 0.0, 0.0, 0.0) for k, x in last.items()}
         return loss, last, outs, metrics
 
@@ -365,7 +367,7 @@ class WorldModel(torchutils.Module):
         horizon: int,
         noise: NoiseFn,
     ) -> dict[str, Tensor]:
-        """Dreams ahead from every state of a batch, acting by the actor.
+        """Dream ahead from every state of a batch, acting by the actor.
 
             index     0      1      2    ...   H
             feat      f0     f1     f2   ...   fH       f0 from the data
@@ -374,14 +376,14 @@ class WorldModel(torchutils.Module):
             weight    1      d0    d0*d1 ...
 
         Args:
-          start: states (B, T, ...); they are flattened and detached.
+          start: states (B, T, ...); they are flattened to N = B*T and detached.
           is_terminal: (B, T) bool.
           noise: draws ``imagine_action`` (H, N, ..), ``imagine_state`` (H, N, ..).
 
         Returns feat (H+1, N, F), action (H+1, N, A), discount, weight (H+1, N).
         """
-        state = {k: v.detach().flatten(0, 1) for k, v in start.items()}
-        feat = self.rssm.get_feat(state)
+        state = {k: v.detach().flatten(0, 1) for k, v in start.items()}  # (N, ...)
+        feat = self.rssm.get_feat(state)  # (N, F)
         count = len(feat)
         shape = (horizon, count, *self.rssm.latent_shape)
         state_noise = noise("imagine_state", self.rssm.noise_kind, shape)
@@ -393,33 +395,34 @@ class WorldModel(torchutils.Module):
             if action_noises is None:
                 shape = (horizon, *dist.noise_shape)
                 action_noises = noise("imagine_action", dist.noise_kind, shape)
-            action = dist.sample(action_noises[h])
+            action = dist.sample(action_noises[h])  # (N, A)
             state = self.rssm.img_step(state, action, state_noise[h], members[h])
             feat = self.rssm.get_feat(state)
             feats.append(feat)
             actions.append(action)
-        feat, action = torch.stack(feats), torch.stack(actions)
-        discount = self._discount(feat, is_terminal.flatten())
+        feat, action = torch.stack(feats), torch.stack(actions)  # (H+1, N, ...)
+        discount = self._discount(feat, is_terminal.flatten())  # (H+1, N)
         ones = torch.ones_like(discount[:1])
         weight = torch.cumprod(torch.cat([ones, discount[:-1]]), 0)
-        seq = {"feat": feat, "action": action, "discount": discount, "weight": weight}
-        return seq
+        return {"feat": feat, "action": action, "discount": discount, "weight": weight}
 
     def _discount(self, feat: Tensor, is_terminal: Tensor) -> Tensor:
         """feat (H+1, N, F), is_terminal (N) -> discount (H+1, N)."""
         if "discount" not in self.heads:
             return torch.full_like(feat[..., 0], self.config.discount)
-        discount = self.heads["discount"](feat).mean()
+        discount = self.heads["discount"](feat[1:]).mean()  # (H, N)
         first = (1 - is_terminal.to(discount.dtype)) * self.config.discount
-        return torch.cat([first[None], discount[1:]])
+        return torch.cat([first[None], discount])
 
     def predict_reward(self, seq: dict[str, Tensor]) -> Tensor:
-        """The reward head's mode in imagined features (H+1, N, F) -> (H+1, N)."""
+        """Return the reward head's mode in imagined features, (H+1, N)."""
         return self.heads["reward"](seq["feat"]).mode()
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Raw batch -> what networks see: images in [-0.5, 0.5], clipped rewards,
-        the discount's target."""
+        """Make of a raw batch what networks see, without changing it.
+
+        Images in [-0.5, 0.5], clipped rewards, the discount's target.
+        """
         dtype = self._precision.param
         obs = {k: v if _is_log(k) else self._numeric(v) for k, v in obs.items()}
         obs["reward"] = self._clip_rewards(obs["reward"])
@@ -437,7 +440,7 @@ class WorldModel(torchutils.Module):
     def video_pred(
         self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
     ) -> Tensor:
-        """Truth, model and error, stacked, of ``count`` sequences side by side.
+        """Make a video of truth, model and error, with sequences side by side.
 
         See `open_loop`. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots.
         """
@@ -449,10 +452,10 @@ class WorldModel(torchutils.Module):
     def open_loop(
         self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
     ) -> tuple[Tensor, Tensor]:
-        """What the key was, and what the model makes of it, of ``count`` sequences.
+        """Return what the key was, and what the model makes of it.
 
-        The model sees ``observed`` steps and dreams the others from the actions
-        alone. Returns truth and model (count, T, ...), preprocessed.
+        The model sees ``observed`` steps of ``count`` sequences, and dreams the others
+        from the actions alone. Truth and model are (count, T, ...), preprocessed.
         """
         data = {k: v[:count] for k, v in self.preprocess(data).items()}
         observed = min(observed, data["action"].shape[1] - 1)
@@ -506,10 +509,9 @@ class ActorCritic(torchutils.Module):
         noise: NoiseFn,
         step: Tensor,
     ) -> Metrics:
-        """One step of actor and critic in dreams from ``start`` (B, T, ...).
+        """Step actor and critic in dreams from ``start`` (B, T, ...), and nothing else.
 
-        reward_fn maps an imagined sequence to rewards (H+1, N). Moves neither the
-        world model nor anything but this actor and critic. Returns metrics.
+        reward_fn maps an imagined sequence to rewards (H+1, N). Returns metrics.
         """
         with self._precision.context():
             actor_loss, critic_loss, _, metrics = self.loss(
@@ -529,7 +531,7 @@ class ActorCritic(torchutils.Module):
         noise: NoiseFn,
         step: Tensor,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor], Metrics]:
-        """Both losses, the imagined sequence they are made from, and metrics.
+        """Compute both losses, the imagined sequence they are made from, and metrics.
 
         The sequence holds what WorldModel.imagine returns, and ``reward`` (H+1, N),
         normed; ``value`` (H+1, N), the slow critic's; ``target`` (H, N).
@@ -540,9 +542,9 @@ class ActorCritic(torchutils.Module):
             seq = wm.imagine(
                 self.actor, start, is_terminal, self.config.imag_horizon, noise
             )
-            seq["reward"], norm_metrics = self.rewnorm(reward_fn(seq))
-            seq["value"] = self._slow_critic(seq["feat"]).mode()
-            seq["target"] = self._target(seq)
+            seq["reward"], norm_metrics = self.rewnorm(reward_fn(seq))  # (H+1, N)
+            seq["value"] = self._slow_critic(seq["feat"]).mode()  # (H+1, N)
+            seq["target"] = self._target(seq)  # (H, N)
         if not through:
             # Older versions of PyTorch would go on with the 16-bit copies of weights
             # that were made here, and these have no gradient.
@@ -561,7 +563,7 @@ class ActorCritic(torchutils.Module):
         return self.slow if self.config.slow_target else self.critic
 
     def _target(self, seq: dict[str, Tensor]) -> Tensor:
-        """Lambda-returns of the first H states.
+        """Return the lambda-returns of the first H states, (H, N).
 
         feat       f0    f1   ...  fH-1    fH
         reward     r0    r1   ...  rH-1
@@ -580,7 +582,11 @@ class ActorCritic(torchutils.Module):
     def actor_loss(
         self, seq: dict[str, Tensor], noise: NoiseFn, step: Tensor
     ) -> tuple[Tensor, Metrics]:
-        """The actor's loss (equation 6 of the paper).
+        """Compute the actor's loss (equation 6 of the paper), 0-d, and metrics.
+
+            loss = -mean(weight * (mix * target
+                   + (1 - mix) * log_prob(action) * sg(target - baseline)
+                   + actor_ent * entropy)),  mix: 1 dynamics, 0 reinforce
 
         The action that the actor chooses at f[t] is a[t+1], and it leads to f[t+1],
         whose target is R[t+1]. R[0] depends on no action of the actor's, so the
@@ -593,17 +599,17 @@ class ActorCritic(torchutils.Module):
             weight     1     d0   ...
         """
         metrics = {}
-        policy = self.actor(seq["feat"][:-2].detach())
-        target = seq["target"][1:]
+        policy = self.actor(seq["feat"][:-2].detach())  # of (H-1, N)
+        target = seq["target"][1:]  # (H-1, N)
         kind = self.config.actor_grad
         if kind == "dynamics":
             objective = target
         else:
-            baseline = seq["value"][:-2]
+            baseline = seq["value"][:-2]  # (H-1, N)
             if not self.config.slow_baseline:
                 baseline = self.critic(seq["feat"][:-2]).mode()
             advantage = (target - baseline).detach()
-            action = seq["action"][1:-1]
+            action = seq["action"][1:-1]  # (H-1, N, A)
             if kind == "reinforce":
                 action = action.detach()
             objective = policy.log_prob(action) * advantage
@@ -611,7 +617,7 @@ class ActorCritic(torchutils.Module):
             mix = schedule(self.config.actor_grad_mix, step)
             objective = mix * target + (1 - mix) * objective
             metrics["actor_grad_mix"] = mix
-        entropy = policy.entropy(noise)
+        entropy = policy.entropy(noise)  # (H-1, N)
         scale = schedule(self.config.actor_ent, step)
         objective = objective + scale * entropy
         metrics["actor_ent"] = entropy.detach().mean()
@@ -620,19 +626,22 @@ class ActorCritic(torchutils.Module):
         return -(weight * objective).mean(), metrics
 
     def critic_loss(self, seq: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
-        """The critic's loss (equation 5 of the paper): the target's likelihood.
+        """Compute the critic's loss (equation 5 of the paper), 0-d, and metrics.
 
-        feat f0..fH-1, target R0..RH-1, weight of the first H.
+        loss = -mean(weight * log p(target | feat)), over f0 .. fH-1
         """
-        dist = self.critic(seq["feat"][:-1].detach())
-        weight = seq["weight"][:-1].detach()
+        dist = self.critic(seq["feat"][:-1].detach())  # of (H, N)
+        weight = seq["weight"][:-1].detach()  # (H, N)
         loss = -(dist.log_prob(seq["target"].detach()) * weight).mean()
         return loss, {"critic": dist.mode().detach().mean()}
 
     @torch.no_grad()
     def update_slow_target(self) -> None:
-        """Moves the slow critic: a full copy after update 0, then every
-        slow_target_update updates by slow_target_fraction. Never asks the device."""
+        """Move the slow critic, without asking the device.
+
+        A full copy after update 0, then every slow_target_update updates a mix:
+        slow = fraction * critic + (1 - fraction) * slow.
+        """
         if self.config.slow_target:
             due = self.updates % self.config.slow_target_update == 0
             fraction = torch.where(
@@ -646,7 +655,7 @@ class ActorCritic(torchutils.Module):
 
 
 def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
-    """What ``auto`` means for actor.dist and actor_grad with these actions.
+    """Return what ``auto`` means for actor.dist and actor_grad with these actions.
 
     Raises UsageError for a distribution or a noise that makes no such actions.
     """
@@ -671,10 +680,10 @@ def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
 
 
 def _unlogged(data: Data) -> dict[str, Any]:
-    """What of the data networks may see."""
+    """Leave out what networks may not see."""
     return {key: value for key, value in data.items() if not _is_log(key)}
 
 
 def _is_log(key: str) -> bool:
-    """Keys that are logged and never reach the networks."""
+    """Check for keys that are logged and never reach the networks."""
     return key.startswith("log_")

@@ -3,6 +3,8 @@
 Each behaviour has ``act(feat, noise)``, the action in features (N, F), and
 ``train(start, outs, data, noise, step)``, which returns metrics. The agent puts
 ``expl_`` before their names, so that they stay apart from the task's.
+
+Shapes: B batch, T time, H horizon, N = B*T, K heads, F features, A actions.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +34,7 @@ def make(
     task_behavior: "ActorCritic",
     new_actor_critic: Callable[[], "ActorCritic"],
 ) -> "Greedy | Random | Plan2Explore | ModelLoss":
-    """The behaviour that config.expl_behavior names.
+    """Make the behaviour that config.expl_behavior names.
 
     new_actor_critic makes the one that a behaviour of its own trains.
     """
@@ -51,7 +53,7 @@ def make(
 
 
 def sample_actor(actor: nn.Module, feat: Tensor, noise: NoiseFn) -> Tensor:
-    """An action (N, A) of the actor in features (N, F)."""
+    """Sample an action (N, A) of the actor in features (N, F)."""
     dist = actor(feat)
     return dist.sample(noise("action", dist.noise_kind, dist.noise_shape))
 
@@ -97,8 +99,8 @@ class Random(torchutils.Module):
 
 
 class Seeker(torchutils.Module, ABC):
-    """What the explorations share that have predictors, and an actor-critic of their
-    own that learns, in dreams, to seek what these find interesting.
+    """A behaviour with predictors, and an actor-critic of its own that learns, in
+    dreams, to seek what they find interesting.
 
     A subclass sets ``opt``, the predictors' optimizer, and ``ac``.
     """
@@ -122,11 +124,11 @@ class Seeker(torchutils.Module, ABC):
         noise: NoiseFn,
         step: Tensor,
     ) -> Metrics:
-        """One step of the predictors, then one of the actor-critic on their reward.
+        """Step the predictors, then the actor-critic on their reward.
 
         Args:
           start: posteriors (B, T, ...).
-          outs: what the world model's loss was made from.
+          outs: the world model's outputs, see WorldModel.loss.
           data: the batch, (B, T, ...).
 
         Returns metrics: ``expl_loss``, ``expl_grad_norm`` of the predictors, those of
@@ -153,11 +155,11 @@ class Seeker(torchutils.Module, ABC):
         outs: Mapping[str, Any],
         data: Mapping[str, Tensor],
     ) -> Tensor:
-        """The predictors' loss on a batch, which reaches nothing else."""
+        """Compute the predictors' loss on a batch, which reaches nothing else."""
 
     @abstractmethod
     def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
-        """The reward (H+1, N) of an imagined sequence, and metrics of its parts."""
+        """Compute the reward (H+1, N) of an imagined sequence, and its metrics."""
 
 
 class Plan2Explore(Seeker):
@@ -224,45 +226,50 @@ class Plan2Explore(Seeker):
         outs: Mapping[str, Any],
         data: Mapping[str, Tensor],
     ) -> Tensor:
-        """Sum over heads of the mean negative log-likelihood of their targets."""
-        stoch = start["stoch"]
+        """Sum over heads the mean negative log-likelihoods of their targets.
+
+        loss = -sum_k mean(log p_k(target[t + offset] | feat[t], action[t]))
+        """
         target = {
             "embed": outs["embed"],
-            "stoch": stoch.reshape(*stoch.shape[:2], -1),
+            "stoch": start["stoch"].flatten(2),
             "deter": start["deter"],
             "feat": outs["feat"],
-        }[self.config.disag_target].detach()
+        }[self.config.disag_target].detach()  # (B, T, size)
         offset = self.config.disag_offset
         inputs, action = outs["feat"].detach(), data["action"]
         if self.config.disag_action_next:  # The last one's lies beyond the batch, and
             action = action.roll(-1, 1)  # so does its target.
-        inputs = self._inputs(inputs, action)
-        mask = torch.ones_like(inputs[..., 0])
+        inputs = self._inputs(inputs, action)  # (B, T, F+A)
+        mask = torch.ones_like(inputs[..., 0])  # (B, T)
         if offset:
             if self.config.disag_mask_seams:
                 mask = self._same_episode(data["is_first"], offset).to(inputs.dtype)
             else:
                 mask = mask[:, offset:]
-            target, inputs = target[:, offset:], inputs[:, :-offset]
+            target, inputs = target[:, offset:], inputs[:, :-offset]  # T-offset
         total = mask.sum().clamp(min=1)
         return -sum(
             (head(inputs).log_prob(target) * mask).sum() / total for head in self.heads
         )
 
     def _inputs(self, feat: Tensor, action: Tensor) -> Tensor:
-        """What the heads see."""
+        """Join what the heads see, (..., F+A)."""
         if not self.config.disag_action_cond:
             return feat
         return torch.cat([feat, action.to(feat.dtype)], -1)
 
     @staticmethod
     def _same_episode(is_first: Tensor, offset: int) -> Tensor:
-        """(B, T) -> (B, T - offset): no episode begins in (t, t + offset]."""
+        """Check (B, T) -> (B, T-offset) that no episode begins in (t, t + offset]."""
         begun = is_first.long().cumsum(1)
         return begun[:, offset:] == begun[:, :-offset]
 
     def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
-        """The reward (H+1, N) of an imagined sequence.
+        """Compute the reward (H+1, N) of an imagined sequence, and metrics.
+
+            reward = intr_scale * norm(mean over dimensions of std_k(prediction_k))
+                     + extr_scale * norm(reward of the task)
 
         Metrics: ``intr_reward_mean`` and ``_std`` of the disagreement (or its
         logarithm) over the dream, with ``normed_`` after the norm and before the scale;
@@ -273,10 +280,10 @@ class Plan2Explore(Seeker):
             feat, action = feat[:-1], action[1:]
         inputs = self._inputs(feat, action)
         preds = torch.stack([head(inputs).mode() for head in self.heads])
-        disag = preds.std(0, correction=0).mean(-1)
+        disag = preds.std(0, correction=0).mean(-1)  # (K, H+1, N, size) -> (H+1, N)
         if self.config.disag_action_next:
-            # The reward of what an action leads to. What led to the first state is not
-            # in the dream: it counts like the second.
+            # That of what an action leads to: H of them. What led to the first state is
+            # not in the dream: it counts like the second.
             disag = torch.cat([disag[:1], disag])
         if self.config.disag_log:
             disag = torch.log(disag + 1e-8)  # Heads may agree to the last bit.
@@ -318,11 +325,11 @@ class ModelLoss(Seeker):
         outs: Mapping[str, Any],
         data: Mapping[str, Tensor],
     ) -> Tensor:
-        """The head's mean negative log-likelihood of the chosen loss."""
+        """Compute the head's mean negative log-likelihood of the chosen loss."""
         return -self.head(outs["feat"].detach()).log_prob(self._target(outs)).mean()
 
     def _target(self, outs: Mapping[str, Any]) -> Tensor:
-        """The chosen loss of every state of the batch, (B, T)."""
+        """Return the chosen loss of every state of the batch, (B, T)."""
         losses = {"kl": outs["kl"]}
         losses.update({key: -value for key, value in outs["log_prob"].items()})
         name = self.config.expl_model_loss
@@ -334,7 +341,7 @@ class ModelLoss(Seeker):
         return losses[name].detach()
 
     def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
-        """The predicted loss (H+1, N) of an imagined sequence.
+        """Predict the loss (H+1, N) of an imagined sequence.
 
         Metrics: ``intr_reward_``.. as Plan2Explore's.
         """

@@ -1,9 +1,9 @@
 """Distributions of latents, actions and predictions.
 
-Small classes of our own rather than torch.distributions, for three reasons: their
-samples take the noise as an argument, so that all randomness comes from one place
-(noise.py); nothing validates its arguments, since each check would wait for the
-device; and they compute what TensorFlow Probability does, clipping included.
+Rather than torch.distributions, for three reasons: samples take the noise as an
+argument, so that all randomness comes from one place (noise.py); nothing validates its
+arguments, since each check would wait for the device; and they compute what TensorFlow
+Probability does, clipping included.
 
 Every distribution here has a batch shape and an event shape. ``log_prob`` and
 ``entropy`` are summed over the event and have the batch shape. They compute in the
@@ -72,7 +72,7 @@ class OneHotDist:
         return self._sum(-(self.probs * self.logits).sum(-1))
 
     def kl(self, other: "OneHotDist") -> Tensor:
-        """KL(self || other), of the batch shape."""
+        """Compute KL(self || other), of the batch shape."""
         return self._sum((self.probs * (self.logits - other.logits)).sum(-1))
 
     def _sum(self, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class OneHotDist:
 
 
 def _one_hot_argmax(x: Tensor) -> Tensor:
-    """One at the highest entry of the last dimension, zero elsewhere; no gradient."""
+    """Put one at the highest entry of the last dimension, zero elsewhere."""
     index = x.argmax(-1, keepdim=True)
     return torch.zeros_like(x).scatter_(-1, index, 1.0)
 
@@ -116,7 +116,7 @@ class NormalDist:
         return _sum_event(each, self._dims)
 
     def kl(self, other: "NormalDist") -> Tensor:
-        """KL(self || other), of the batch shape."""
+        """Compute KL(self || other), of the batch shape."""
         ratio = self.std / other.std
         shift = (self.loc - other.loc) / other.std
         each = 0.5 * (ratio * ratio + shift * shift - 1.0) - ratio.log()
@@ -223,7 +223,7 @@ class TruncNormalDist:
         return event + (clipped - event.detach())
 
     def _standard(self, noise: Tensor) -> Tensor:
-        """The standardised sample for uniform noise."""
+        """Return the standardised sample for uniform noise."""
         eps = torch.finfo(self.loc.dtype).eps
         # Phi^-1 of 0 or 1 would be infinite, and so would its gradient.
         quantile = self._cdf_a + noise * self._z

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamerv2.common.errors import UsageError
 
-if TYPE_CHECKING:  # It loads torch, which a process of an environment does without.
+if TYPE_CHECKING:  # For annotations alone: the driver needs no torch.
     from dreamerv2.common.other import Timer
 
 # Given the index of an environment and its error: one that takes its place.

@@ -16,7 +16,7 @@ from dreamerv2.common.torchutils import Module
 
 
 class RandomAgent:
-    """Uniformly random actions: what fills the replay before training.
+    """Uniformly random actions, which fill the replay before training.
 
     Args:
       act_space: {"action": space}; one-hot vectors for a discrete space, else
@@ -56,7 +56,7 @@ class RandomAgent:
 def lambda_return(
     reward: Tensor, value: Tensor, pcont: Tensor, bootstrap: Tensor, lambda_: float
 ) -> Tensor:
-    """The lambda-return (equation 4 of the paper), time first.
+    """Compute lambda-returns (equation 4 of the paper), time first.
 
         R[t] = r[t] + d[t] * ((1 - lambda) * v[t+1] + lambda * R[t+1])
 
@@ -64,16 +64,22 @@ def lambda_return(
     lambda 0 one-step ones.
 
     Args:
-      reward, value, pcont: (H, ...), pcont the discount d.
+      reward, value, pcont: r, v and d (the discount) of H steps, (H, ...).
       bootstrap: (...), the value after the last step.
-    Returns: (H, ...).
+
+    Returns (H, ...). Raises ValueError for other shapes.
     """
     if not reward.shape == value.shape == pcont.shape:
         raise ValueError(
             "reward, value and pcont must have one shape, but have "
             f"{tuple(reward.shape)}, {tuple(value.shape)}, {tuple(pcont.shape)}."
         )
-    value_next = torch.cat([value[1:], bootstrap[None]], 0)
+    if bootstrap.shape != reward.shape[1:]:
+        raise ValueError(
+            f"bootstrap must have the shape of one step, {tuple(reward.shape[1:])}, "
+            f"but has {tuple(bootstrap.shape)}."
+        )
+    value_next = torch.cat([value[1:], bootstrap[None]], 0)  # (H, ...)
     inputs = reward + pcont * value_next * (1 - lambda_)
     returns = []
     last = bootstrap
@@ -83,16 +89,11 @@ def lambda_return(
     return torch.stack(returns[::-1], 0)
 
 
-_SCHEDULES = {
-    "linear": 3,
-    "warmup": 2,
-    "exp": 3,
-    "horizon": 3,
-}
+_SCHEDULES = {"linear": 3, "warmup": 2, "exp": 3, "horizon": 3}  # And their numbers.
 
 
 def schedule(text: str | float, step: Tensor) -> Tensor:
-    """A number that may depend on the step (a float tensor, in policy steps).
+    """Return a number that may depend on the step (a float tensor, in policy steps).
 
     - ``0.001``: constant.
     - ``linear(a,b,n)``: from a to b over n steps.
@@ -115,7 +116,10 @@ def schedule(text: str | float, step: Tensor) -> Tensor:
 
 
 def parse_schedule(text: str | float) -> tuple[str, list[float]]:
-    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0])."""
+    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0]).
+
+    Raises UsageError for what is no schedule.
+    """
     try:
         return "constant", [float(text)]
     except ValueError:
@@ -136,7 +140,7 @@ def parse_schedule(text: str | float) -> tuple[str, list[float]]:
 def action_noise(
     action: Tensor, amount: float, discrete: bool, noise: NoiseFn
 ) -> Tensor:
-    """Actions (..., A) made noisier.
+    """Make actions (..., A) noisier.
 
     Discrete: with probability ``amount`` a uniformly random action. Continuous:
     normal noise of that standard deviation, clipped to [-1, 1].
@@ -175,7 +179,7 @@ class StreamNorm(Module):
         self.mag = torch.ones((), dtype=dtype, device=device)
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Takes the inputs into account, then normalizes them."""
+        """Take the inputs into account, normalize them, and return metrics of both."""
         self.update(inputs)
         outputs = self.transform(inputs)
         x, y = inputs.detach(), outputs.detach()
@@ -189,12 +193,14 @@ class StreamNorm(Module):
 
     @torch.no_grad()
     def update(self, inputs: Tensor) -> None:
+        """Move the magnitude."""
         new = (1 - self._momentum) * inputs.abs().mean().to(self.mag.dtype)
         new = self._momentum * self.mag + new
-        # One input that is not finite would stay in the mean for ever.
+        # An input that is not finite would stay in the mean for ever.
         self.mag.copy_(torch.where(torch.isfinite(new), new, self.mag))
 
     def transform(self, inputs: Tensor) -> Tensor:
+        """Divide by the magnitude."""
         return inputs / (self.mag + self._eps) * self._scale
 
 
@@ -230,7 +236,7 @@ class RunningMeans:
         self._count = 0
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Takes one update's metrics, 0-d tensors; every time of the same names."""
+        """Add one update's metrics, 0-d tensors; every time of the same names."""
         names = list(metrics)
         if self._sums is None:
             self._names, self._count = names, 0
@@ -241,7 +247,7 @@ class RunningMeans:
         self._count += 1
 
     def means(self) -> dict[str, float]:
-        """Means since the last call, on the host; then anew. This waits."""
+        """Return the means since the last call, on the host; then anew. Waits."""
         if self._sums is None:
             return {}
         means = (self._sums / self._count).tolist()
@@ -259,10 +265,7 @@ class RunningMeans:
 
 
 class Timer:
-    """Seconds spent in the named parts of a loop, as shares of the time that passed.
-
-    `with timer("update"): ...` or `fn = timer.wrap("policy", fn)`.
-    """
+    """Shares of time spent in parts of a loop: `with timer("update"): ...`."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock = clock
@@ -277,15 +280,8 @@ class Timer:
         finally:
             self._spent[name] = self._spent.get(name, 0.0) + self._clock() - start
 
-    def wrap(self, name: str, fn: Callable) -> Callable:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self(name):
-                return fn(*args, **kwargs)
-
-        return timed
-
     def shares(self) -> dict[str, float]:
-        """Each part's share (0 to 1) of the time since the last call; then anew."""
+        """Return each part's share (0 to 1) since the last call; then begin anew."""
         now = self._clock()
         passed = max(now - self._start, 1e-9)
         shares = {name: spent / passed for name, spent in self._spent.items()}

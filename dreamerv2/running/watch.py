@@ -30,7 +30,8 @@ class Watch:
         self._patience = patience
         self._path = folder / BATCH
         self._names: list[str] = []
-        self._counts: Tensor | None = None  # Of each name; then the row, the longest.
+        # Bad updates of each name since the last check; then those in a row until now.
+        self._counts: Tensor | None = None
         self._updates = 0
         self._batch: Mapping[str, Tensor] = {}
 

@@ -107,6 +107,23 @@ def test_other_shapes_names_values_and_noises_get_graphs_of_their_own():
     assert backend.captures == len(calls)
 
 
+def test_the_order_of_names_makes_no_other_graph():
+    # A batch's order is that of the episode which its first row is from.
+    class Difference(Counting):
+        def __call__(self, inputs, noise):
+            return {"out": inputs["a"] - inputs["b"], "in": inputs["b"].mean()}
+
+    backend = Emulated()
+    captured = Captured(Difference(), CPU, backend, "a difference")
+    noise = Noise(0)
+    for number in range(8):
+        batch = {"a": torch.full((3,), 5.0), "b": torch.full((3,), float(number))}
+        found = captured(dict(sorted(batch.items(), reverse=number % 2)), noise)
+        assert found["out"].tolist() == [5.0 - number] * 3 and found["in"] == number
+        assert list(found) == ["out", "in"]
+    assert (backend.captures, backend.replays) == (1, 5)
+
+
 def test_too_many_kinds_of_inputs_run_as_they_are_with_a_word(capsys):
     backend = Emulated()
     (captured, _), (plain, _) = make(backend, most=2), make()

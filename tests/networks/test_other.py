@@ -78,6 +78,8 @@ def test_every_column_has_its_own_return_and_gradient():
 def test_returns_of_differing_shapes_are_an_error_that_shows_them():
     with pytest.raises(ValueError, match=r"\(3,\), \(4,\), \(3,\)"):
         lambda_return(REWARD, torch.zeros(4), DISCOUNT, BOOTSTRAP, 0.5)
+    with pytest.raises(ValueError, match=r"one step, \(\), but has \(2,\)"):
+        lambda_return(REWARD, REWARD, DISCOUNT, torch.zeros(2), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -262,18 +264,16 @@ def test_the_timer_tells_shares_of_the_time_since_it_was_last_asked():
     now = [0.0]
     timer = Timer(clock=lambda: now[0])
 
-    def work(seconds):
-        now[0] += seconds
-        return seconds
+    def work(name, seconds):
+        with timer(name):
+            now[0] += seconds
 
-    timed = timer.wrap("policy", work)
-    assert timed(2) == 2
-    with timer("update"):
-        work(5)
-    timed(1)
-    work(2)
+    work("policy", 2)
+    work("update", 5)
+    work("policy", 1)
+    now[0] += 2
     assert timer.shares() == {"policy": 0.3, "update": 0.5}
-    work(1)
+    now[0] += 1
     assert timer.shares() == {}
     with pytest.raises(RuntimeError), timer("update"):
         now[0] += 1

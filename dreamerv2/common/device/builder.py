@@ -1,4 +1,4 @@
-"""How an agent's networks are made: seeded weights, dtype, device, compilation."""
+"""Making an agent's networks: seeded weights, dtype, device, compilation."""
 
 import shutil
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Builder:
             print(f"{trouble}: running without torch.compile (jit).")
 
     def __call__(self, module: nn.Module) -> nn.Module:
-        """Initializes a network and puts it where it computes."""
+        """Initialize a network and put it where it computes."""
         torchutils.init_weights(module, self._generator)
         module.to(self.device, self.precision.param)
         module.to(memory_format=torch.channels_last)
@@ -43,7 +43,7 @@ class Builder:
     def optimizer(
         self, name: str, networks: Mapping[str, nn.Module], config: Config
     ) -> torchutils.Optimizer:
-        """An optimizer of all parameters of the networks, by their dotted names."""
+        """Make an optimizer of all parameters of the networks, by dotted names."""
         params = {
             f"{key}.{name}": param
             for key, network in networks.items()
@@ -53,14 +53,15 @@ class Builder:
         return torchutils.Optimizer(name, params, **config, loss_scaling=scaling)
 
     def stream_norm(self, config: Config) -> StreamNorm:
+        """Make a norm of rewards."""
         dtype = self.precision.param
         return StreamNorm(**config, device=self.device, dtype=dtype)
 
 
 def compile_trouble(device: torch.device) -> str | None:
-    """Why torch.compile does not work for this device; None if it does.
+    """Say why torch.compile does not work for this device; None if it does.
 
-    On a CPU, whether there is a compiler tells. A GPU needs more: Triton that supports
+    On a CPU, a compiler is enough. A GPU needs more: Triton that supports
     it, a C compiler, Python's headers. So something small is compiled and run there.
     """
     if device.type == "cpu":
@@ -79,7 +80,7 @@ def _sample(x: Tensor) -> Tensor:
 
 
 def no_gpu() -> str:
-    """What to say where PyTorch sees no GPU: there may be one all the same."""
+    """Say that PyTorch sees no GPU; there may be one all the same."""
     if not shutil.which("nvidia-smi"):
         return "PyTorch sees no CUDA GPU."
     made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"

@@ -40,16 +40,19 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class Backend(Protocol):
-    """What captures and replays."""
+    """A way to capture and replay."""
 
     def aside(self) -> AbstractContextManager:
-        """Within it the calls run that come before a capture."""
+        """Return a context for the calls that come before a capture."""
 
     def capture(
         self, run: Callable[[], T], generator: torch.Generator
     ) -> tuple[Callable[[], None], T]:
-        """What does run() again, drawing from the generator, and what run returned:
-        tensors that each replay overwrites. To capture changes no number."""
+        """Capture run(), which changes no number.
+
+        Returns a function that does run() again, drawing from the generator, and what
+        run returned: tensors that each replay overwrites.
+        """
 
 
 class CudaGraphs:
@@ -88,8 +91,10 @@ class CudaGraphs:
         return graph.replay, outputs
 
     def _forget(self, pool: tuple[int, int]) -> None:
-        """Tells the allocator of memory that a capture has ended, where one that
-        failed has not; until then it would give no cached memory back."""
+        """Tell the allocator of memory that a failed capture has ended.
+
+        Until then it would give no cached memory back.
+        """
         device = self._stream.device_index
         names = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"
         end = next(getattr(torch._C, x) for x in names if hasattr(torch._C, x))
@@ -99,7 +104,7 @@ class CudaGraphs:
 
 
 def backend_for(device: torch.device, jit: bool) -> Backend | None:
-    """CUDA graphs on a GPU; None, to run as it is, elsewhere and without jit."""
+    """Return CUDA graphs on a GPU; None, to run as it is, elsewhere or without jit."""
     return CudaGraphs(device) if jit and device.type == "cuda" else None
 
 
@@ -109,9 +114,9 @@ class Captured:
     Called as ``captured(inputs, noise, *fixed)``, it returns what
     ``fn(inputs, noise, *fixed)`` does, with the inputs on the device: every call is
     one of fn, with the same effects and numbers, whichever way it is made. There is
-    one graph for each generator of the noise, each ``fixed``, and the inputs' names,
-    shapes and types; at most `most`, then further ones run as they are. Where a
-    capture fails, it says so, and from then on all run as they are.
+    one graph for each generator of the noise, each ``fixed``, and the inputs' names (in
+    any order), shapes and types; at most `most`, then further ones run as they are.
+    Where a capture fails, it says so, and from then on all run as they are.
 
     Calls must come one after another, and on streams that are ordered.
 
@@ -146,7 +151,7 @@ class Captured:
     def __call__(self, inputs: Tree, noise: Any, *fixed: Hashable) -> Tree:
         graph = None
         if self._backend is not None and isinstance(noise, Noise):
-            inputs = map_tree(torch.as_tensor, inputs)
+            inputs = sort_keys(map_tree(torch.as_tensor, inputs))
             graph = self._graph_for(inputs, (noise.generator, *fixed))
         if graph is None:
             return self._fn(self._to_device(inputs), noise, *fixed)
@@ -166,7 +171,7 @@ class Captured:
         )
 
     def _graph_for(self, inputs: Tree, more: tuple) -> "_Graph | None":
-        """The graph for such inputs, None if there are too many."""
+        """Return the graph for such inputs, None if there are too many."""
         key = (*more, _signature(inputs))
         if key not in self._graphs:
             if len(self._graphs) >= self._most:
@@ -181,7 +186,7 @@ class Captured:
         return self._graphs[key]
 
     def _capture(self, graph: "_Graph", noise: Noise, fixed: tuple) -> None:
-        """Captures; if that fails, everything is as before but for the graphs."""
+        """Capture; if that fails, leave everything as before but for the graphs."""
         state = noise.state_dict()
 
         def run() -> _Outputs:
@@ -212,20 +217,23 @@ class _Graph:
         self._thread = 0
 
     def is_warm(self, calls: int) -> bool:
-        """Whether so many calls were made before this one, by the thread that makes
-        it: libraries keep handles for each thread."""
+        """Check that so many calls were made before this one, by its thread.
+
+        Libraries keep handles for each thread.
+        """
         if self._thread != threading.get_ident():
             self._thread, self._calls = threading.get_ident(), 0
         self._calls += 1
         return self._calls > calls
 
     def take(self, inputs: Tree) -> Tree:
-        """Copies the inputs to their buffers, and returns these."""
+        """Copy the inputs to their buffers, and return these."""
         for buffer, value in zip(self._buffers, leaves(inputs), strict=True):
             buffer.copy_(value, non_blocking=True)
         return self.inputs
 
     def replay(self, inputs: Tree) -> Tree:
+        """Replay the graph on these inputs."""
         replay, outputs = self.captured
         self.take(inputs)
         replay()
@@ -233,8 +241,8 @@ class _Graph:
 
 
 class _Outputs:
-    """What a captured function returned, so that few kernels copy it: all numbers of
-    one type, such as the metrics, are in one vector."""
+    """What a captured function returned, in a form that few kernels copy: all numbers
+    of one type, such as the metrics, are in one vector."""
 
     def __init__(self, tree: Tree):
         numbers: dict[torch.dtype, list[Tensor]] = {}
@@ -247,11 +255,11 @@ class _Outputs:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What a replay overwrites."""
+        """The tensors that a replay overwrites."""
         return [*self._arrays, *self._vectors.values()]
 
     def copies(self) -> Tree:
-        """The outputs, in memory of their own."""
+        """Return the outputs, in memory of their own."""
         arrays = iter([array.clone() for array in self._arrays])
         numbers = {k: iter(x.clone().unbind()) for k, x in self._vectors.items()}
         return map_tree(
@@ -260,7 +268,7 @@ class _Outputs:
 
 
 def map_tree(fn: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The tree with fn of each leaf in its place, in order; None stays."""
+    """Return the tree with fn of each leaf in its place, in order; None stays."""
     if tree is None:
         return None
     if isinstance(tree, Mapping):
@@ -270,15 +278,26 @@ def map_tree(fn: Callable[[Any], Any], tree: Tree) -> Tree:
     return fn(tree)
 
 
+def sort_keys(tree: Tree) -> Tree:
+    """Return the tree with its mappings in the order of their keys.
+
+    Equal batches have one signature then; their own order is that of the episode from
+    which their first row is.
+    """
+    if isinstance(tree, Mapping):
+        return {key: sort_keys(tree[key]) for key in sorted(tree)}
+    return tuple(map(sort_keys, tree)) if isinstance(tree, tuple) else tree
+
+
 def leaves(tree: Tree) -> list[Any]:
-    """All leaves of a tree, in order."""
+    """Return all leaves of a tree, in order."""
     found: list[Any] = []
     map_tree(found.append, tree)
     return found
 
 
 def _signature(tree: Tree) -> Hashable:
-    """What a graph is made for: names, shapes and types."""
+    """Return what a graph is made for: names, shapes and types."""
     if tree is None:
         return None
     if isinstance(tree, Mapping):
@@ -289,7 +308,7 @@ def _signature(tree: Tree) -> Hashable:
 
 
 def cause(error: BaseException) -> str:
-    """The first line of the first error, which led to those after it."""
+    """Return the first line of the first error, which led to those after it."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     lines = str(error).strip().splitlines()

@@ -1,4 +1,4 @@
-"""How the process's memory is managed by the C library."""
+"""The C library's management of this process's memory."""
 
 import ctypes
 
@@ -8,12 +8,12 @@ _PAD = 64 * 2**20  # Bytes to ask the system for at once.
 
 
 def keep_freed_memory() -> bool:
-    """Keeps memory that is freed for what is allocated next.
+    """Keep memory that is freed for what is allocated next.
 
-    By default, glibc hands large arrays back at once, and each new one is filled with
-    zeros page by page by the system: a tenth of the time of an update on a CPU, whose
+    By default, glibc hands large arrays back at once, and the system fills each new
+    one with zeros page by page: a tenth of the time of an update on a CPU, whose
     activations are the same arrays each time. From now on the process keeps what it
-    had at its peak. Returns whether there is a glibc, which alone can be told so.
+    had at its peak. Returns True if there is a glibc, which alone can be told so.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if _has_glibc() else None
     if mallopt is None:

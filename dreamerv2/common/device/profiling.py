@@ -1,4 +1,4 @@
-"""Where the time of an update goes, by torch's profiler."""
+"""Profiles of updates, by torch's profiler."""
 
 from pathlib import Path
 from types import TracebackType
@@ -58,12 +58,12 @@ class UpdateProfile:
 
 
 def costs(averages: Any, cuda: bool, rows: int) -> list[dict[str, Any]]:
-    """The operations that take the most time themselves, without those they call.
+    """Return the operations that take the most time, without those that they call.
 
     Args:
       averages: of a profile, by key_averages.
-      cuda: whether the time on the GPU counts, rather than on the CPU. Then these are
-        its kernels and copies, which is all that a replayed CUDA graph tells.
+      cuda: count the time on the GPU, rather than on the CPU: its kernels and copies,
+        which is all that a replayed CUDA graph tells.
 
     Returns operation, calls, seconds, and share of the seconds of all operations.
     """
@@ -92,7 +92,7 @@ def costs(averages: Any, cuda: bool, rows: int) -> list[dict[str, Any]]:
 
 
 def format_cost(row: dict[str, Any]) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     return (
         f"{row['share']:7.1%} {row['seconds']:9.4f} s {row['calls']:7} x  "
         f"{row['operation'][:100]}"  # The names of kernels may be much longer.

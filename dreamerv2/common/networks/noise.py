@@ -42,8 +42,11 @@ class Noise:
         )
 
     def _exponential(self, empty: Tensor) -> Tensor:
-        """What -log makes Gumbel. The clamps keep a drawn zero from giving an infinity,
-        which would win or lose every argmax."""
+        """Draw what -log makes Gumbel.
+
+        The clamps keep a drawn zero from giving an infinity, which would win or lose
+        every argmax.
+        """
         tiny = torch.finfo(torch.float32).tiny
         if empty.device.type == "cpu":  # Where exponential_ takes four times as long.
             uniform = empty.uniform_(generator=self._generator)
@@ -53,12 +56,14 @@ class Noise:
 
     @property
     def generator(self) -> torch.Generator:
-        """What it draws from. A CUDA graph has to be told which one it is."""
+        """The generator drawn from, which a CUDA graph has to be told."""
         return self._generator
 
     def renew(self, state: dict) -> None:
-        """Goes on from a state with a new generator: one that was in a CUDA graph's
-        capture when that failed may be of no more use."""
+        """Go on from a state with a new generator.
+
+        One that was in a CUDA graph's capture when that failed may be of no more use.
+        """
         self._generator = torch.Generator(self._device)
         self.load_state_dict(state)
 
@@ -70,5 +75,5 @@ class Noise:
 
 
 def scoped(noise: NoiseFn, prefix: str) -> NoiseFn:
-    """The same source of noise, with ``prefix/`` before every name."""
+    """Return the same source of noise, with ``prefix/`` before every name."""
     return lambda name, kind, shape: noise(f"{prefix}/{name}", kind, shape)
