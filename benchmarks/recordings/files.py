@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.torchutils import can_compile, resolve_device
 from recordings import agents, rows, units
+from recordings.means import size_of_averaged
 from recordings.recording import Recording
 from recordings.rows import Row, Rows
 
@@ -103,7 +103,7 @@ def compare_file(
             ours.get(name),
             value,
             limit(name),
-            averaged(name, recording),
+            size_of_averaged(name, recording),
         )
     return table.list()
 
@@ -167,18 +167,3 @@ def limit(name: str) -> float:
     if re.match(r"params\d+/|optimizer/\w+/\w\d+$", name):
         return rows.PARAMETER
     return rows.VIDEO if name.startswith("report/") else rows.FORWARD
-
-
-def averaged(name: str, recording: Recording) -> float:
-    """For the mean of rewards of both signs, their root mean square; else 0.
-
-    Such a mean may nearly cancel, and then no arithmetic gives it to 1e-5 of itself:
-    in gaussian_vectors one is -3.2e-4 where the rewards are of size 1, and the mean,
-    in float64, of the very rewards in the file is 4e-5 of it off the metric beside
-    them. So its error is taken relative to the rewards. Their size is known from the
-    standard deviation in the file. The row says so, and what the plain error is.
-    """
-    if not re.fullmatch(r"update\d+/metrics/(expl_)?reward_(normed_)?mean", name):
-        return 0.0
-    spread = recording.get(name.removesuffix("mean") + "std", 0.0)
-    return float(np.hypot(recording[name], spread))

@@ -77,8 +77,7 @@ def relative_error(ours: Any, reference: Any, scale: float = 0.0) -> tuple[float
     """||a - b|| / ||b|| in float64, or ||a - b|| where b is zero; and a remark.
 
     Infinite, never NaN, where the two cannot be compared. With ``scale`` the error is
-    relative to that where it is more than ||b||: for an average of numbers of both
-    signs, which may nearly cancel, the size of these numbers.
+    relative to that where it is more than ||b||; see means.py.
     """
     if ours is None:
         return math.inf, "this project has no such number"
@@ -94,7 +93,7 @@ def relative_error(ours: Any, reference: Any, scale: float = 0.0) -> tuple[float
     size = float(np.linalg.norm(b[np.isfinite(b)]))
     if scale > size:
         plain = distance / (size or 1.0)
-        return distance / scale, f"of the rewards' size; {plain:.1e} of their mean"
+        return distance / scale, f"of what is averaged; {plain:.1e} of the mean"
     return distance / (size or 1.0), ""
 
 

@@ -12,10 +12,13 @@ import torch
 from parity_tools import record
 from recordings import Setup, compare_file, find_files
 from recordings.agents import INPUTS
-from recordings.files import strict
+from recordings.files import limit, strict
+from recordings.means import size_of_averaged
 from recordings.recording import RecordedNoise, Recording
 from recordings.rows import Rows, relative_error
 
+from dreamerv2.agent import ActorCritic
+from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.layers import GRUCell
 
@@ -83,10 +86,89 @@ def test_a_row_shows_the_array_that_is_furthest_from_its_limit():
     assert row.error == pytest.approx(1e-3)
 
 
-def test_the_mean_of_rewards_is_judged_by_their_size():
+def test_a_mean_of_signed_values_is_judged_by_their_size():
     near = relative_error(np.float32(2e-4), np.float32(1e-4), scale=2.0)
-    assert near == (pytest.approx(5e-5), "of the rewards' size; 1.0e+00 of their mean")
+    assert near == (pytest.approx(5e-5), "of what is averaged; 1.0e+00 of the mean")
     assert relative_error([2.2], [2.0], scale=1.0) == (pytest.approx(0.1), "")
+
+
+MEANS = """
+    reward_mean reward_normed_mean critic critic_slow critic_target actor_loss
+""".split()
+MEANS += [f"expl_{metric}" for metric in MEANS]
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """A recording in which every mean of signed values is -0.002 of values of 0.3."""
+    rng = np.random.default_rng(0)
+    arrays = {f"update0/metrics/{name}": np.float32(-0.002) for name in MEANS}
+    for prefix in ("", "expl_"):
+        for kind in ("", "normed_"):
+            name = f"update0/metrics/{prefix}reward_{kind}std"
+            arrays[name] = np.float32(0.3)
+    for behavior in ("task", "expl"):
+        returns = 0.3 * rng.choice([-1, 1], (4, 50)).astype(np.float32)
+        arrays[f"update0/{behavior}/lambda_return"] = returns
+    arrays["update0/batch/action"] = rng.uniform(-1, 1, (3, 6, 2)).astype(np.float32)
+    arrays["update0/post/mean"] = np.zeros((3, 6, 4), np.float32)
+    for name in ("actor_ent", "expl_actor_ent", "post_ent", "prior_ent"):
+        arrays[f"update0/metrics/{name}"] = np.float32(1e-3)
+    arrays["update0/metrics/image_loss"] = np.float32(0.01)
+    np.savez(tmp_path / "made_up.npz", **arrays)
+    return Recording(tmp_path / "made_up.npz")
+
+
+def judged(recording, metric, difference):
+    """Whether a metric that is so much off is within its limit."""
+    name = f"update0/metrics/{metric}"
+    table = Rows()
+    size = size_of_averaged(name, recording)
+    ours = recording[name].astype(np.float64) + difference
+    table.compare(metric, name, ours, recording[name], limit(name), size)
+    return table.list()[0].passed
+
+
+@pytest.mark.parametrize("metric", MEANS)
+def test_a_mean_that_cancels_may_be_as_far_off_as_its_values(made_up, metric):
+    # 1e-7 is 5e-5 of the mean and 3e-7 of the values: as good as float32 can be.
+    assert judged(made_up, metric, 1e-7)
+    # A true fault, of 2% of the mean, is not hidden, nor is a sign.
+    assert not judged(made_up, metric, 4e-5)
+    assert not judged(made_up, metric, 4e-3)
+
+
+@pytest.mark.parametrize("metric", ["actor_ent", "expl_actor_ent", "post_ent"])
+def test_an_entropy_of_continuous_variables_is_judged_by_a_nat_of_each(made_up, metric):
+    count = 4 if metric == "post_ent" else 2
+    assert judged(made_up, metric, 0.9e-5 * count)
+    assert not judged(made_up, metric, 1.1e-5 * count)  # Of standard deviations.
+
+
+def test_numbers_of_one_sign_are_judged_by_themselves(made_up):
+    assert judged(made_up, "image_loss", 0.9e-7)
+    assert not judged(made_up, "image_loss", 1.1e-7)
+    assert size_of_averaged("update0/metrics/image_loss", made_up) == 0
+    # One-hot actions and latents have entropies of one sign.
+    recording = Recording(ROOT / "tests" / "parity" / "discrete_pixels.npz")
+    for metric in ("actor_ent", "post_ent", "prior_ent"):
+        assert size_of_averaged(f"update0/metrics/{metric}", recording) == 0
+
+
+def test_a_real_error_in_the_values_fails_with_the_rule(monkeypatch):
+    path = ROOT / "tests" / "parity" / "plan2explore.npz"
+    slow = ActorCritic._slow_critic.fget
+
+    def shifted(self):
+        """Values that are 1e-4 too high."""
+        critic = slow(self)
+        return lambda feat: dists.MSEDist(critic(feat).mode() + 1e-4, 0)
+
+    monkeypatch.setattr(ActorCritic, "_slow_critic", property(shifted))
+    failed = {row.quantity for row in compare_file(path, None, 1) if not row.passed}
+    for prefix in ("", "expl_"):
+        assert f"metrics/{prefix}critic_slow" in failed
+        assert f"metrics/{prefix}critic_target" in failed
 
 
 VARIANTS = {
