@@ -30,7 +30,7 @@ def run_process(
     env: Mapping[str, str],
     over: Callable[[], object],
 ) -> int:
-    """Runs a command until it ends, or until over() is true or raises.
+    """Run a command until it ends, or until over() is true or raises.
 
     Then it is asked to stop by SIGTERM, and waited for. What it prints is added to
     `output`. Returns its exit code.

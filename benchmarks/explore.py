@@ -1,4 +1,4 @@
-"""Counts the states that each way to explore reaches where rewards teach nothing.
+"""Count the states that each way to explore reaches where rewards teach nothing.
 
     python benchmarks/explore.py                       # all of them, three seeds each
     python benchmarks/explore.py --behaviors Plan2Explore --seeds 1 --json FILE
@@ -142,7 +142,7 @@ def run(
 ) -> dict[str, Any]:
     """One run in a process of its own.
 
-    Raises RunFailed with the end of what it printed if it did not end well, and Stopped
+    Raise RunFailed with the end of what it printed if it did not end well, and Stopped
     if the script was told to stop.
     """
     signals.check()
@@ -165,7 +165,7 @@ def run(
 
 
 def train(behavior: str, seed: int, args: argparse.Namespace) -> None:
-    """Trains in this process, and writes the counts into its logdir."""
+    """Train in this process, and write the counts into its logdir."""
     visits = Visits(args.steps)
     changes = {"logdir": str(args.logdir), "steps": args.steps, "seed": seed}
     config = dv2.defaults.update({**changes, "expl_behavior": behavior})
@@ -196,7 +196,7 @@ def print_table(runs: list[dict[str, Any]], total: dict[str, int]) -> None:
 
 
 def compare(runs: list[dict[str, Any]]) -> bool:
-    """Whether Plan2Explore, with each seed, beat greedy and Random with any."""
+    """Return whether Plan2Explore, with each seed, beat greedy and Random with any."""
     counts = {name: [] for name in BEHAVIORS}
     for found in runs:
         counts[found["behavior"]].append(found["distinct_states"])

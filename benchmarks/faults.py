@@ -1,4 +1,4 @@
-"""Injects faults into training runs, and shows what was lost: nothing must be.
+"""Inject faults into training runs, and show what was lost: nothing must be.
 
     python benchmarks/faults.py                  # all rows: some ten minutes
     python benchmarks/faults.py --quick          # a sample of each row
@@ -44,7 +44,7 @@ Job = tuple[str, int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the trials and prints the table; returns the exit code."""
+    """Run the trials and print the table; return the exit code."""
     args = parse_args(argv)
     if not hasattr(os, "fork"):
         print("Error: this needs a system that can fork.", file=sys.stderr)

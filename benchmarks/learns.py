@@ -1,4 +1,4 @@
-"""Shows that the agent learns: small tasks, small networks, several seeds.
+"""Show that the agent learns: small tasks, small networks, several seeds.
 
     python benchmarks/learns.py                      # both toys, three seeds each
     python benchmarks/learns.py --tasks toy_reach --seeds 1 --json FILE
@@ -158,7 +158,7 @@ def run_all(
 
 
 def measure_goal(name: str, task: Task, share: float) -> Goal:
-    """Plays with random actions, and with the task's oracle if that is the scale."""
+    """Play with random actions, and with the task's oracle if that is the scale."""
     config = Config(load_presets()["defaults"]).update({"task": name})
     config = config.update({"encoder.cnn_keys": "$^"})
     env = make_env(config, seed=1000)
@@ -208,7 +208,7 @@ def run(
     logdir: Path,
     signals: StopSignals,
 ) -> dict[str, Any]:
-    """Trains until an evaluation is good enough, or steps or time are up."""
+    """Train until an evaluation is good enough, or steps or time are up."""
     folder = logdir / name / str(seed)
     command = [sys.executable, "-m", "dreamerv2.train", "--logdir", str(folder)]
     command += ["--task", name, *task.flags, "--seed", str(seed)]
@@ -263,7 +263,7 @@ def reached(folder: Path, task: Task, goal: Goal) -> tuple[int, float]:
 
 
 def curve(folder: Path, key: str) -> list[tuple[int, float]]:
-    """Steps and values of a metric so far: of an evaluation, or a training episode."""
+    """Return steps and values of a metric so far."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []

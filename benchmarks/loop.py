@@ -48,7 +48,7 @@ USUAL = "--task atari_pong --prefill 1000 --pretrain 1 --logger none".split()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit code."""
+    """Measure and print; return the exit code."""
     args = parse(argv)
     try:
         with StopSignals() as signals, ExitStack() as stack:
@@ -109,7 +109,7 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of one run, which is ended when it has shown enough.
 
-    Raises RunFailed if it ends by itself, and Stopped if the script is told to stop.
+    Raise RunFailed if it ends by itself, and Stopped if the script is told to stop.
     """
     if logdir.exists():
         raise UsageError(f"There is a run in {logdir} already: name another --logdir.")

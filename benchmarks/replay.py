@@ -52,7 +52,7 @@ SETTINGS = {"minlen": 50, "maxlen": 50, "prioritize_ends": True}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table; returns the exit code."""
+    """Print the table; return the exit code."""
     args = parse_args(argv)
     if args.measure:
         print(json.dumps(measure(Path(args.measure), args.storage[0], args.batches)))
@@ -131,7 +131,7 @@ def bytes_per_step() -> float:
 
 
 def fill(folder: Path, steps: int, storage: str) -> int:
-    """Write files of so many steps, without an index; returns their bytes."""
+    """Write files of so many steps, without an index; return their bytes."""
     files = EpisodeFiles(folder, compress=storage == "memory")
     templates = []
     for seed in range(TEMPLATES):
@@ -239,7 +239,7 @@ def sample(replay: Replay, batches: int) -> dict[str, float]:
 
 
 def add(folder: Path, storage: str, episodes: int = 5) -> dict[str, float]:
-    """Steps one by one, from an environment that costs no time."""
+    """Step one by one, from an environment that costs no time."""
     arrays = make_episode(1)
     steps = [{k: v[i] for k, v in arrays.items()} for i in range(EPISODE + 1)]
     replay = Replay(folder, storage=storage, **SETTINGS)
@@ -316,7 +316,7 @@ def _numbered(number: int, steps: int) -> Arrays:
 
 
 def _torn(batch: Arrays) -> Iterator[str]:
-    """What is wrong in a batch of such episodes."""
+    """Return what is wrong in a batch of such episodes."""
     values = (batch["number"] + batch["index"]) % 251
     if (batch["image"] != values[..., None, None, None]).any():
         yield "an image of another step"

@@ -1,4 +1,4 @@
-"""Trains Atari games and compares the returns with the published ones.
+"""Train Atari games and compare the returns with the published ones.
 
     python benchmarks/replicate.py --games boxing freeway pong space_invaders \
         --frames 2e6 --seeds 1 2 3 --out DIR
@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 import circumstances
 from replication import jobs, plan, results
 from replication.plan import Job
-from replication.state import State, read_state
+from replication.state import JobState, read_state
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.running.signals import Stopped, StopSignals
@@ -43,7 +43,7 @@ UPDATE_GFLOP, CORE_GFLOPS = 780, 50
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     failed: list[Job] = []
     try:
@@ -136,7 +136,7 @@ def train(
     argv: Sequence[str],
     stop: StopSignals,
 ) -> list[Job]:
-    """Trains what is left. Returns the runs that failed."""
+    """Train what is left. Return the runs that failed."""
     plan.refuse_other_settings(asked)
     left = [job for job in asked if not read_state(job.folder).has(job.frames)]
     print(f"Runs: {len(asked)}, of which {len(asked) - len(left)} done.", flush=True)
@@ -191,8 +191,8 @@ def warnings(job: Job, cuda: bool, cores: float) -> list[str]:
     return found
 
 
-def read(wanted: Sequence[Job], args: argparse.Namespace) -> list[tuple[Job, State]]:
-    """Runs with their states. Raises UsageError if there are none."""
+def read(wanted: Sequence[Job], args: argparse.Namespace) -> list[tuple[Job, JobState]]:
+    """Return runs with their states. Raises UsageError if there are none."""
     if not wanted:
         raise UsageError(
             f"There are no runs in {args.out}: give --games, or another --out."
@@ -200,14 +200,14 @@ def read(wanted: Sequence[Job], args: argparse.Namespace) -> list[tuple[Job, Sta
     return [(job, read_state(job.folder)) for job in wanted]
 
 
-def count(runs: Sequence[tuple[Job, State]]) -> str:
+def count(runs: Sequence[tuple[Job, JobState]]) -> str:
     """One sentence on how many are done, and so on."""
     words = [state.word(job.frames) for job, state in runs]
     kinds = ("done", "running", "stopped", "failed", "not started")
     return ", ".join(f"{words.count(kind)} {kind}" for kind in kinds) + "."
 
 
-def write(runs: Sequence[tuple[Job, State]], out: Path) -> None:
+def write(runs: Sequence[tuple[Job, JobState]], out: Path) -> None:
     """Table, JSON and picture, and says where they are."""
     from replication.picture import draw  # Takes seconds.
 

@@ -1,4 +1,4 @@
-"""Times an update of the agent against its sizes, each varied alone.
+"""Time an update of the agent against its sizes, each varied alone.
 
     python benchmarks/scaling.py --device cpu --precision 32
     python benchmarks/scaling.py --vary batch --values 16 32 --compile --json FILE
@@ -49,7 +49,7 @@ HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the tables; returns the exit code."""
+    """Print the tables; return the exit code."""
     parser = make_parser(__doc__)
     parser.add_argument("--vary", nargs="+", choices=AXES, default=list(AXES))
     parser.add_argument(
@@ -139,7 +139,7 @@ def limit_memory() -> None:
 
 
 def is_want_of_memory(error: Exception) -> bool:
-    """Whether an error says that there is no more memory, on the host or a GPU."""
+    """Return whether an error is for lack of memory, on the host or a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     said = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")

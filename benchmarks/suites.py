@@ -1,4 +1,4 @@
-"""Trains on a task of every suite for a moment, and shows that all of it works.
+"""Train on a task of every suite for a moment, and show that all of it works.
 
     python benchmarks/suites.py                     # all rows: a few minutes
     python benchmarks/suites.py --rows crafter retro
@@ -77,7 +77,7 @@ ROWS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @dataclasses.dataclass
-class Row:
+class SuiteRow:
     """What a run showed. `missing` is the command that installs its package."""
 
     name: str
@@ -94,12 +94,12 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Whether all of it worked."""
+        """Return whether all of it worked."""
         return self.finite and self.video != "MISSING" and not self.error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains and prints the table; returns the exit code."""
+    """Train and print the table; return the exit code."""
     args = parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="suites-") as scratch:
         folder = args.logdir or Path(scratch)
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(failed or (args.strict and any(row.missing for row in rows)))
 
 
-def write(path: Path, rows: list[Row]) -> None:
+def write(path: Path, rows: list[SuiteRow]) -> None:
     """The rows so far, and where they were measured."""
     report = {**circumstances(), "rows": [dataclasses.asdict(row) for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +132,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(name: str, logdir: Path, steps: int, seed: int) -> Row:
-    """Trains the row's task in a process of its own."""
+def run(name: str, logdir: Path, steps: int, seed: int) -> SuiteRow:
+    """Train the row's task in a process of its own."""
     preset, task, changes = ROWS[name]
     settings = {**SMALL, **changes, "task": task, "steps": steps, "seed": seed}
-    row = Row(name, task, steps=steps)
+    row = SuiteRow(name, task, steps=steps)
     presets = load_presets()
     config = Config(presets["defaults"]).update(presets[preset]).update(settings)
     try:
@@ -167,8 +167,8 @@ def run(name: str, logdir: Path, steps: int, seed: int) -> Row:
     return row
 
 
-def describe(row: Row, config: Config) -> bool:
-    """Fills in the spaces; returns whether an image is observed."""
+def describe(row: SuiteRow, config: Config) -> bool:
+    """Fill in the spaces; return whether an image is observed."""
     env = make_env(config, seed=0)
     try:
         spaces = {k: v for k, v in env.obs_space.items() if k not in signal_spaces()}
@@ -201,8 +201,8 @@ def as_flags(settings: dict[str, Any], prefix: str = "") -> list[str]:
     return flags
 
 
-def measure(row: Row, logdir: Path, repeat: int) -> None:
-    """Fills in the speed, and whether all numbers are finite."""
+def measure(row: SuiteRow, logdir: Path, repeat: int) -> None:
+    """Fill in the speed, and whether all numbers are finite."""
     lines = [json.loads(x) for x in (logdir / "metrics.jsonl").read_text().splitlines()]
     numbers = [value for line in lines for value in line.values()]
     there = {key for line in lines for key in line}
@@ -215,12 +215,12 @@ def measure(row: Row, logdir: Path, repeat: int) -> None:
 
 
 def has_video(logdir: Path) -> bool:
-    """Whether TensorBoard's files have a video of a training episode."""
+    """Return whether TensorBoard's files have a video of a training episode."""
     events = event_accumulator.EventAccumulator(str(logdir)).Reload()
     return "train_policy_image" in events.Tags()["images"]
 
 
-def as_cells(row: Row) -> list[str]:
+def as_cells(row: SuiteRow) -> list[str]:
     if row.missing:
         return [row.name, row.task, f"not installed: {row.missing}", "", "", "", ""]
     if row.error:
@@ -231,11 +231,11 @@ def as_cells(row: Row) -> list[str]:
     return [row.name, row.task, seen, row.actions, speed, finite, row.video]
 
 
-def as_line(row: Row) -> str:
+def as_line(row: SuiteRow) -> str:
     return "  ".join(filter(None, as_cells(row)))
 
 
-def as_table(rows: list[Row]) -> str:
+def as_table(rows: list[SuiteRow]) -> str:
     """Markdown."""
     title = "row|task|observations|actions|steps/s|finite|policy video".split("|")
     lines = [title, ["---"] * len(title), *map(as_cells, rows)]

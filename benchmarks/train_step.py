@@ -1,4 +1,4 @@
-"""Times an update of the agent, and compares it with the machine's matrix products.
+"""Time an update of the agent, and compare it with the machine's matrix products.
 
     python benchmarks/train_step.py --configs defaults atari --device cpu --precision 32
     python benchmarks/train_step.py --configs defaults atari --device cuda --compile
@@ -48,7 +48,7 @@ SIZES = {"cpu": (768, 1536, 3072), "cuda": (4096, 8192)}  # Of square matrices.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit code."""
+    """Measure and print; return the exit code."""
     parser = make_parser(__doc__)
     add_flags(parser)
     parser.add_argument("--table", type=int, default=0, help="so many ops that cost")
@@ -86,7 +86,7 @@ def make_config(flags: Sequence[str], args: argparse.Namespace) -> Config:
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Writes the results, if there is a path for them."""
+    """Write the results, if there is a path for them."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")

@@ -88,7 +88,7 @@ class Damage:
 
     @property
     def kept(self) -> bool:
-        """Whether the damaged bytes are still somewhere in the logdir."""
+        """Return whether the damaged bytes are still somewhere in the logdir."""
         return self.before.files[self.name] in self.after.files.values()
 
     def run(self) -> None:
@@ -136,7 +136,7 @@ def _damage(
 
 
 def _spoil(content: bytes, trial: Trial) -> tuple[bytes, str]:
-    """Cuts or flips, by turns; returns the bytes and what was done, in words."""
+    """Cut or flip, by turns; return the bytes and what was done, in words."""
     rng = trial.rng
     if trial.number % 2:
         size = rng.randrange(len(content))
@@ -211,7 +211,7 @@ def _judge_metrics(damage: Damage, losses: list) -> None:
 
 
 def _same_checkpoint(path: Path, intact: bytes) -> bool:
-    """Whether a damaged checkpoint holds the same; in a fork, which may crash."""
+    """Return whether a damaged checkpoint holds the same, by a fork that may crash."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -241,7 +241,7 @@ def _same_config(path: Path, intact: bytes) -> bool:
 
 
 def _same_lines(path: Path, intact: bytes) -> bool:
-    """Whether whole lines are missing at the end, which an index may lack."""
+    """Return whether whole lines are missing at the end, which an index may lack."""
     content = path.read_bytes()
     return intact.startswith(content) and content[-1:] in (b"", b"\n")
 
@@ -258,7 +258,7 @@ def _read_config(path: Path) -> Config | None:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether two nested states are equal, to the last bit."""
+    """Return whether two nested states are equal, to the last bit."""
     if isinstance(a, dict):
         same = isinstance(b, dict) and a.keys() == b.keys()
         return same and all(_equal(a[key], b[key]) for key in a)

@@ -137,7 +137,7 @@ def _base(trial: Trial) -> Snapshot:
 
 
 def _fill(filler: Path, rest: int) -> None:
-    """Takes all room on a file system but for so many pages."""
+    """Take all room on a file system but for so many pages."""
     with filler.open("wb", buffering=0) as file:
         size = 0
         with contextlib.suppress(OSError):
@@ -148,7 +148,7 @@ def _fill(filler: Path, rest: int) -> None:
 
 @contextlib.contextmanager
 def _tmpfs(folder: Path) -> Iterator[None]:
-    """Mounts a file system of 8 MB, which nothing but our own processes see."""
+    """Mount a file system of 8 MB, which nothing but our own processes see."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         raise Skip("no file system can be mounted")
     folder.mkdir()
@@ -184,13 +184,13 @@ def _without_rights(logdir: Path) -> Iterator[None]:
 
 
 def _drop_capabilities() -> None:
-    """Lets root be a user like others, to whom the modes of files apply."""
+    """Let root be a user like others, to whom the modes of files apply."""
     header = (ctypes.c_uint32 * 2)(CAPABILITIES, 0)
     ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
 
 
 def _check_rights(folder: Path) -> None:
-    """Raises Skip if files can be made in a folder that is read-only."""
+    """Raise Skip if files can be made in a folder that is read-only."""
     pid = os.fork()
     if pid == 0:
         code = 1

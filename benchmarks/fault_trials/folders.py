@@ -121,7 +121,7 @@ def read_episode(content: bytes) -> dict[str, np.ndarray] | None:
 
 
 def fault_of_episode(path: Path) -> str:
-    """What is wrong with an episode file, in words; empty if nothing is."""
+    """Return what is wrong with an episode file, in words; empty if nothing is."""
     arrays = read_episode(path.read_bytes())
     if arrays is None:
         return "cannot be read"

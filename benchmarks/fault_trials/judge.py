@@ -35,7 +35,7 @@ class Loss(NamedTuple):
 
 
 def judge_message(err: str) -> list[Loss]:
-    """Whether a run that ended by itself said why, in one sentence and no more."""
+    """Return whether a run that ended by itself said why, in one sentence."""
     lines = err.splitlines()
     if len(lines) != 1:
         last = f", the last of them {lines[-1][:200]!r}" if lines else ""
@@ -44,7 +44,7 @@ def judge_message(err: str) -> list[Loss]:
 
 
 def judge_sentence(line: str) -> list[Loss]:
-    """Whether a line is one sentence."""
+    """Return whether a line is one sentence."""
     text = line.strip().removeprefix("dreamerv2-train: ")
     if not text.endswith((".", "?", "!")):
         return [Loss("messages", f"no whole sentence: {text[:300]!r}")]
@@ -77,7 +77,7 @@ def judge_quiet(result: Result, codes: Collection[int]) -> list[Loss]:
 
 
 def judge_named(out: str, name: str) -> list[Loss]:
-    """Whether something that went wrong was named, and in one sentence."""
+    """Return whether something that went wrong was named, and in one sentence."""
     lines = [line for line in out.splitlines() if name in line]
     if not lines:
         return [Loss("silent", f"{name} is not named")]

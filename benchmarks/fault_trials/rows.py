@@ -15,7 +15,7 @@ from fault_trials.trials import Skip, Trial
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultKind:
     """A kind of fault. `full` and `quick` say how often it is injected."""
 
     title: str
@@ -25,26 +25,32 @@ class Row:
 
 
 ROWS = {
-    "kill": Row("SIGKILL at any moment", kills.killed, 25, 5),
-    "kill-checkpoint": Row(
+    "kill": FaultKind("SIGKILL at any moment", kills.killed, 25, 5),
+    "kill-checkpoint": FaultKind(
         "SIGKILL in a checkpoint's write", kills.killed_in_checkpoint, 8, 4
     ),
-    "kill-episode": Row("SIGKILL in an episode's write", kills.killed_in_episode, 8, 4),
-    "sigterm": Row("SIGTERM", kills.terminated, 10, 3),
-    "ctrl-c": Row("Ctrl-C", kills.interrupted, 10, 3),
-    "ctrl-c-twice": Row("Ctrl-C twice", kills.interrupted_twice, 5, 2),
-    "disk-full": Row("disk full", disks.full_disk, 12, 3),
-    "read-only": Row("read-only logdir", disks.read_only, 6, 2),
-    "checkpoint": Row("damaged checkpoint", damage.damaged_checkpoint, 40, 4),
-    "episode": Row("damaged episode", damage.damaged_episode, 40, 4),
-    "index": Row("damaged index", damage.damaged_index, 40, 4),
-    "config": Row("damaged config.yaml", damage.damaged_config, 40, 4),
-    "metrics": Row("damaged metrics.jsonl", damage.damaged_metrics, 40, 4),
-    "env-raises": Row("environment raises once", environments.raises_once, 6, 2),
-    "env-broken": Row("environment raises always", environments.raises_always, 3, 1),
-    "env-hangs": Row("environment hangs", environments.hangs, 3, 1),
-    "env-nan": Row("environment gives NaN", environments.gives_nan, 4, 2),
-    "env-killed": Row("environment's process killed", environments.loses_process, 5, 1),
+    "kill-episode": FaultKind(
+        "SIGKILL in an episode's write", kills.killed_in_episode, 8, 4
+    ),
+    "sigterm": FaultKind("SIGTERM", kills.terminated, 10, 3),
+    "ctrl-c": FaultKind("Ctrl-C", kills.interrupted, 10, 3),
+    "ctrl-c-twice": FaultKind("Ctrl-C twice", kills.interrupted_twice, 5, 2),
+    "disk-full": FaultKind("disk full", disks.full_disk, 12, 3),
+    "read-only": FaultKind("read-only logdir", disks.read_only, 6, 2),
+    "checkpoint": FaultKind("damaged checkpoint", damage.damaged_checkpoint, 40, 4),
+    "episode": FaultKind("damaged episode", damage.damaged_episode, 40, 4),
+    "index": FaultKind("damaged index", damage.damaged_index, 40, 4),
+    "config": FaultKind("damaged config.yaml", damage.damaged_config, 40, 4),
+    "metrics": FaultKind("damaged metrics.jsonl", damage.damaged_metrics, 40, 4),
+    "env-raises": FaultKind("environment raises once", environments.raises_once, 6, 2),
+    "env-broken": FaultKind(
+        "environment raises always", environments.raises_always, 3, 1
+    ),
+    "env-hangs": FaultKind("environment hangs", environments.hangs, 3, 1),
+    "env-nan": FaultKind("environment gives NaN", environments.gives_nan, 4, 2),
+    "env-killed": FaultKind(
+        "environment's process killed", environments.loses_process, 5, 1
+    ),
 }
 
 
@@ -61,7 +67,7 @@ class Outcome:
 
 
 def run_trial(row: str, number: int, seed: int, base: Path, folder: Path) -> Outcome:
-    """Injects one fault. The same arguments inject the same, up to the clock.
+    """Inject one fault. The same arguments inject the same, up to the clock.
 
     Args:
       row: a key of ROWS.

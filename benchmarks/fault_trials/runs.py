@@ -118,12 +118,12 @@ class Child:
         return self._process.poll() is not None
 
     def send(self, number: int) -> None:
-        """Sends the run a signal, if it still lives."""
+        """Send the run a signal, if it still lives."""
         if not self.ended:
             os.kill(self._process.pid, number)
 
     def wait_until(self, condition: Callable[[], bool]) -> bool:
-        """Waits for condition(); False if the run ended before. May raise Hangs."""
+        """Wait for condition(); False if the run ended before. May raise Hangs."""
         end = time.monotonic() + PATIENCE
         while not condition():
             if self.ended:
@@ -134,7 +134,7 @@ class Child:
         return True
 
     def result(self) -> Result:
-        """Waits for the end. May raise Hangs."""
+        """Wait for the end. May raise Hangs."""
         self.wait_until(lambda: False)
         err = self._err.read_text(errors="replace")
         return Result(self._process.poll(), self.out, err)

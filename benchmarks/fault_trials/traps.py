@@ -49,7 +49,7 @@ class Trap:
     marker: Path | None = None
 
     def set(self) -> None:
-        """Sets the trap in this process, by changing os and open."""
+        """Set the trap in this process, by changing os and open."""
         count = itertools.count(1)
 
         def spring(*names: Any) -> None:
@@ -90,7 +90,7 @@ class Trap:
 
 
 def _trap_open(pattern: str, number: int, after: int, act: Callable) -> None:
-    """Lets open() give files that act after so many bytes were written to them."""
+    """Let open() give files that act after so many bytes were written to them."""
     real, count = io.open, itertools.count(1)
 
     class Raw(io.FileIO):
@@ -118,7 +118,7 @@ def _trap_open(pattern: str, number: int, after: int, act: Callable) -> None:
 
 
 def break_atari(kind: str, at: int, always: bool) -> None:
-    """Lets the Atari games of this process fail, counted over all of them.
+    """Let the Atari games of this process fail, counted over all of them.
 
     Args:
       kind: "raises", "raises in reset", "hangs", "NaN reward" or "NaN image".

@@ -54,7 +54,7 @@ class Trial:
         self.logdir = self.folder / LOGDIR
 
     def copy_base(self) -> Snapshot:
-        """Makes the trial's run one that goes on from the base."""
+        """Make the trial's run one that goes on from the base."""
         shutil.copytree(self.base, self.logdir, dirs_exist_ok=True)
         return Snapshot.of(self.logdir)
 
@@ -65,12 +65,12 @@ class Trial:
         return Child(self.logdir, self.flags, fresh, prepare)
 
     def watch(self) -> bool:
-        """Remembers the episodes that are there now. False, to be used as a wait."""
+        """Remember the episodes that are there now. False, to be used as a wait."""
         self.seen |= list_episodes(self.logdir)
         return False
 
     def live(self, run: Child, seconds: float) -> bool:
-        """Watches the run for so many seconds from now; False if it ended before.
+        """Watch the run for so many seconds from now; False if it ended before.
 
         Seconds of computing: on a busy machine a run is as far then as on any other.
         """
@@ -81,14 +81,14 @@ class Trial:
         self.losses.append(Loss(kind, text))
 
     def start(self, run: Child) -> bool:
-        """Waits until the run is in its loop; False, and a loss, if it ended."""
+        """Wait until the run is in its loop; False, and a loss, if it ended."""
         if run.wait_until(lambda: self.watch() or "Train: " in run.out):
             return True
         self.fail("runs", f"did not start: {run.result().err[-300:]!r}")
         return False
 
     def aftermath(self, step: int | None) -> None:
-        """Starts the same command again, lets it earn something, and judges.
+        """Start the same command again, let it earn something, and judge.
 
         step: of a checkpoint that there was for certain before the fault.
         """
@@ -133,7 +133,7 @@ def make_base(logdir: Path) -> None:
 
 
 def earned(run: Child, before: Snapshot) -> bool:
-    """Whether there are a new checkpoint, and a new training episode and its line.
+    """Return whether a checkpoint, a training episode and its line are new.
 
     Before that, a run may play episodes again that were finished after the checkpoint.
     """

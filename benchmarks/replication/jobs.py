@@ -1,4 +1,4 @@
-"""Trains several runs at once, each by train.py in a process of its own."""
+"""Train several runs at once, each by train.py in a process of its own."""
 
 import ctypes
 import os
@@ -46,11 +46,12 @@ def train(
     command: Sequence[str] = TRAIN,
     say: Callable[[str], None] = print,
 ) -> list[Job]:
-    """Trains what is not done yet. Returns the jobs that failed.
+    """Train what is not done yet. Return the jobs that failed.
 
     A job that another process trains is waited for. If this process is asked to stop,
     it asks its children to save, waits for them, and raises Stopped; if it is killed,
-    the system asks them (on Linux; elsewhere they go on to their end).
+    the system asks them (on Linux; elsewhere they go on to their end). The system
+    does so when the thread ends that started a child, so no executor's threads may.
 
     Args:
       jobs: In this order.
@@ -106,7 +107,7 @@ class _Child:
         write_sessions(job.folder, self.sessions)
 
     def look(self) -> bool:
-        """Whether it still runs. Notes now and then for how long it has."""
+        """Return whether it still runs. Note now and then for how long it has."""
         alive, now = self.process.poll() is None, time.monotonic()
         if not alive or now - self._noted > NOTE:
             self._noted = now
@@ -138,7 +139,7 @@ class _Child:
 def _start(
     job: Job, command: list[str], facts: dict[str, Any], at_once: int, threads: int
 ) -> _Child | None:
-    """Starts a job, unless another process has it."""
+    """Start a job, unless another process has it."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         lock = stack.enter_context(locked(job.folder))
@@ -175,7 +176,7 @@ def _start(
 
 
 def _stop(children: Sequence[_Child]) -> None:
-    """Lets each of them save; a Ctrl-C meanwhile ends them at once."""
+    """Let each of them save; a Ctrl-C meanwhile ends them at once."""
     number = signal.SIGTERM
     while True:
         for child in children:

@@ -11,11 +11,11 @@ from dreamerv2.common import plot
 from dreamerv2.common.plots import options
 from dreamerv2.common.plots.curves import Run
 from replication.plan import Job
-from replication.state import BIN, State
+from replication.state import BIN, JobState
 
 
-def draw(runs: Sequence[tuple[Job, State]], out: Path, dpi: int = 120) -> list[Path]:
-    """Writes curves.png, curves.pdf and curves.json; returns their paths.
+def draw(runs: Sequence[tuple[Job, JobState]], out: Path, dpi: int = 120) -> list[Path]:
+    """Write curves.png, curves.pdf and curves.json; return their paths.
 
     A point of a line is the mean over seeds at the end of a million frames, as in the
     table; dots are single evaluations. Bins that a run is still in are left out. Where

@@ -137,7 +137,7 @@ def make_jobs(
       frames: To train for, rounded up to a whole policy step.
       passed: More flags of train.py, for all of them.
 
-    Raises UsageError for games, presets and flags that there are not.
+    Raise UsageError for games, presets and flags that there are not.
     """
     for flag in passed:
         key = flag.removeprefix("--").partition("=")[0]
@@ -169,7 +169,7 @@ def make_jobs(
 
 
 def refuse_other_settings(jobs: Sequence[Job]) -> None:
-    """Raises UsageError for a run that is there with other settings: a curve is made
+    """Raise UsageError for a run that is there with other settings: a curve is made
     with one setting from its beginning to its end."""
     for job in jobs:
         path = job.folder / "config.yaml"

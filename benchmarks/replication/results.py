@@ -10,7 +10,7 @@ import numpy as np
 from dreamerv2.common.plots.figure import task_title
 from dreamerv2.common.plots.scores import load_published
 from replication.plan import Job
-from replication.state import State
+from replication.state import JobState
 
 PROTOCOL = (
     "A run's figure at some frames is the mean return of its evaluations in the million"
@@ -22,7 +22,7 @@ PROTOCOL = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One game and method after some frames.
 
     Attributes:
@@ -57,7 +57,7 @@ class Row:
         return "above" if mean > self.published["max"] else "inside"
 
 
-def compare(runs: Sequence[tuple[Job, State]]) -> list[Row]:
+def compare(runs: Sequence[tuple[Job, JobState]]) -> list[Comparison]:
     """A row for each game, method, and number of frames at which there is a published
     figure and some seed of ours, and one at the end."""
     published, rows = load_published(), []
@@ -77,11 +77,11 @@ def compare(runs: Sequence[tuple[Job, State]]) -> list[Row]:
                 names = ("mean", "std", "min", "max", "seeds")
                 index = known.index(frames)
                 figures = {name: float(curve[name][index]) for name in names}
-            rows.append(Row(task, method, frames, scores, len(some), figures))
+            rows.append(Comparison(task, method, frames, scores, len(some), figures))
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Comparison]) -> str:
     """The rows in Markdown that can be read as it is."""
     cells = [
         [
@@ -101,7 +101,7 @@ def table(rows: Sequence[Row]) -> str:
     return markdown([head.split("|"), *cells])
 
 
-def run_table(runs: Sequence[tuple[Job, State]]) -> str:
+def run_table(runs: Sequence[tuple[Job, JobState]]) -> str:
     """Each run: how far it is, in which time, on what."""
     cells = []
     for job, state in runs:
@@ -122,7 +122,7 @@ def run_table(runs: Sequence[tuple[Job, State]]) -> str:
     return markdown([head, *cells])
 
 
-def report(runs: Sequence[tuple[Job, State]], rows: Sequence[Row]) -> str:
+def report(runs: Sequence[tuple[Job, JobState]], rows: Sequence[Comparison]) -> str:
     """What is printed and written to table.md."""
     missing = [job.name for job, state in runs if not state.has(job.frames)]
     parts = [table(rows), PROTOCOL, run_table(runs)]
@@ -131,7 +131,9 @@ def report(runs: Sequence[tuple[Job, State]], rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(runs: Sequence[tuple[Job, State]], rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(
+    runs: Sequence[tuple[Job, JobState]], rows: Sequence[Comparison]
+) -> dict[str, Any]:
     """Everything that the table says and how it was made."""
     sessions = [session for _, state in runs for session in state.sessions]
 

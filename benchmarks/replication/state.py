@@ -1,4 +1,4 @@
-"""What a run's folder says about the run: how far it is, how it did, who trains it."""
+"""Read from a run's folder how far it is, how it did, and who trains it."""
 
 import fcntl
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.config import Config
+from dreamerv2.common.files import write_atomically
 from dreamerv2.common.plots.curves import Run, read_run
 from dreamerv2.running.logdir import LOCK as TRAIN_LOCK
 
@@ -25,7 +26,7 @@ _STOPPED = (None, 0, *(x for n in (2, 15) for x in (-n, 128 + n)))
 
 
 @dataclass(frozen=True)
-class State:
+class JobState:
     """A run on disk.
 
     Attributes:
@@ -50,7 +51,7 @@ class State:
         return sum(session["seconds"] for session in self.sessions) / 3600
 
     def has(self, frames: float) -> bool:
-        """Whether it was evaluated after so many frames, as each run is at its end."""
+        """Return whether it was evaluated after so many frames."""
         return bool(len(self.x)) and bool(self.x[-1] >= frames)
 
     def score(self, frames: float) -> float:
@@ -75,7 +76,7 @@ class State:
         return "stopped" if self.sessions[-1]["exit_code"] in _STOPPED else "failed"
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path) -> JobState:
     """The state of the run in a folder, which need not exist."""
     path, target = folder / "metrics.jsonl", 0
     evaluations = lines = Run("", "", "", path, np.empty(0), np.empty(0))
@@ -85,7 +86,7 @@ def read_state(folder: Path) -> State:
     if (folder / "config.yaml").exists():
         config = Config.read(folder / "config.yaml")
         target = config.steps * config.action_repeat
-    return State(
+    return JobState(
         int(lines.x[-1]) if len(lines.x) else 0,
         target,
         evaluations.x,
@@ -102,10 +103,9 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_sessions(folder: Path, sessions: list[dict[str, Any]]) -> None:
-    """Replaces the file in one go."""
-    path = folder / f".{SESSIONS}.tmp"
-    path.write_text(json.dumps(sessions, indent=1) + "\n")
-    os.replace(path, folder / SESSIONS)
+    """Replace the file in one go."""
+    text = json.dumps(sessions, indent=1) + "\n"
+    write_atomically(folder / SESSIONS, lambda file: file.write(text.encode()))
 
 
 @contextmanager
@@ -125,12 +125,12 @@ def locked(folder: Path) -> Iterator[int | None]:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process trains it, be it started by hand."""
+    """Return whether a process trains it, be it started by hand."""
     return _held(folder / LOCK) or _held(folder / TRAIN_LOCK)
 
 
 def _held(path: Path) -> bool:
-    """Whether a process has locked a file."""
+    """Return whether a process has locked a file."""
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:  # There is none, as in a folder that was copied.

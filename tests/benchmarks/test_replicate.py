@@ -313,8 +313,8 @@ def test_however_it_ends_its_runs_are_asked_to_save(tmp_path, stand_in, number):
         env={**environment(), "PYTHONPATH": str(SCRIPT.parent)},
         stdout=subprocess.DEVNULL,
     )
-    wait_for((job.folder / "pid").exists)
-    wait_for(lambda: (job.folder / "threads").exists())
+    started = job.folder / "threads"
+    wait_for(lambda: started.exists() or process.poll() is not None)
     assert is_running(job.folder)
     process.send_signal(number)
     code = process.wait(PATIENCE)

@@ -1,6 +1,5 @@
 """The project installs, is complete when installed, and its make targets do as said."""
 
-import fnmatch
 import importlib
 import importlib.metadata
 import os
@@ -9,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -57,24 +57,40 @@ def test_the_installed_version_is_that_of_the_package():
     assert importlib.metadata.version("dreamerv2-torch") == dreamerv2.__version__
 
 
-def test_every_file_of_the_package_gets_installed(project):
-    data = project["tool"]["setuptools"]["package-data"]
-    patterns = [
-        f"{package.replace('.', '/')}/{pattern}"
-        for package, globs in data.items()
-        for pattern in globs
+def test_a_wheel_holds_the_package_and_the_scores_and_nothing_else(tmp_path):
+    metadata = pytest.importorskip("setuptools.build_meta")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    skip = shutil.ignore_patterns("__pycache__", "*.json", "*.npz")
+    for name in ("dreamerv2", "scores", "benchmarks", "tests", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=skip)
+    code = f"from {metadata.__name__} import build_wheel as f; print(f('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    files = [name for name in names if ".dist-info/" not in name]
+    data = [name.partition(".data/data/")[2] for name in files if ".data/" in name]
+    assert sorted(data) == [
+        f"share/dreamerv2/scores/{path.name}"
+        for path in sorted((ROOT / "scores").glob("*.csv"))
     ]
-    files = [
+    assert sorted(name for name in files if ".data/" not in name) == sorted(
         path.relative_to(ROOT).as_posix()
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    ]
-    others = [name for name in files if not name.endswith(".py")]
-    assert "dreamerv2/configs.yaml" in others
-    for name in others:
-        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
-    for folder in {(ROOT / name).parent for name in files}:
-        assert (folder / "__init__.py").is_file(), folder
+    )
+
+
+def test_the_package_needs_nothing_of_the_folders_beside_it():
+    beside = {path.stem for path in (ROOT / "benchmarks").iterdir()} - {"replay"}
+    beside |= {"benchmarks", "tests", "examples"}
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        for name in re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE):
+            assert name not in beside, f"{path} imports {name}"
 
 
 def test_presets_are_found_from_any_working_directory(tmp_path):
