@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import write_atomically
 
 Leaf = bool | int | float | str | tuple
 
@@ -137,26 +138,11 @@ class Config(Mapping):
         return did_you_mean(key, self._flat, prefix=prefix)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write as YAML. A reader of `path` sees the old file or the new, whole.
-
-        Raises UsageError if it cannot be written.
-        """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        """Write as YAML, atomically. Raises UsageError if it cannot be written."""
         yaml = YAML(typ="safe", pure=True)
         yaml.default_flow_style, yaml.width = None, 1000  # One line for each group.
         yaml.sort_base_mapping_type_on_output = False
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                yaml.dump(self.to_dict(), file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise UsageError(
-                f"Could not write the config {path}: {error.strerror}; check that the "
-                "folder exists, is writable, and has space."
-            ) from error
+        write_atomically(path, lambda file: yaml.dump(self.to_dict(), file))
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Config":

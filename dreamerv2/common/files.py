@@ -14,16 +14,12 @@ from typing import Any, BinaryIO
 from dreamerv2.common.errors import UsageError
 
 
-def write_atomically(
-    path: str | os.PathLike, write: Callable[[BinaryIO], None]
-) -> None:
+def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Have `write` fill a file that appears at `path` once it is whole, or never.
 
     The bytes go to a temporary file in the same folder, reach the disk, and are then
     renamed. What a killed process left half written is removed by the next call.
-
-    Raises:
-      UsageError: The file cannot be written; the one before is untouched.
+    UsageError if the file cannot be written; the one before is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -46,11 +42,14 @@ def write_atomically(
 def cannot_write(path: str | os.PathLike, error: OSError) -> UsageError:
     """Turn a failed write into one sentence for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "free some space there or choose another --logdir"
+        advice = "free some space there"
     else:
-        advice = "make it writable or choose another --logdir"
+        advice = "make it writable"
     reason = error.strerror or first_line(error)
-    return UsageError(f"Cannot write {path} ({reason}): {advice}.")
+    return UsageError(
+        f"Cannot write {path} ({reason}): {advice} and start again to go on, or choose "
+        "another --logdir."
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -81,6 +80,9 @@ class _Sink:
 
     def flush(self) -> None:
         pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)  # For zipfile, which goes back in its file.
 
     def finish(self) -> None:
         """Bring all to the disk; raises the error that came up on the way."""

@@ -1,7 +1,9 @@
 """Episode files: whole or absent, in order of time, and never able to harm a run."""
 
+import errno
 import os
 import random
+import stat
 import zipfile
 
 import numpy as np
@@ -110,6 +112,27 @@ def test_failed_write_leaves_nothing_and_says_so(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="No space left on device"):
         files.save(make_arrays())
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_disks_that_cannot_sync_a_folder_take_episodes_all_the_same(
+    tmp_path, monkeypatch, code
+):
+    fsync = os.fsync
+
+    def sync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    files = EpisodeFiles(tmp_path)
+    if code == errno.EIO:  # A disk that fails is another matter.
+        with pytest.raises(UsageError, match="Cannot write .*npz"):
+            files.save(make_arrays())
+        return
+    name = files.save(make_arrays())
+    assert_equal(files.load(name), make_arrays())
 
 
 def test_half_written_file_is_no_episode_and_is_cleaned_up_when_it_is_old(tmp_path):

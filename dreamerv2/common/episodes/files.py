@@ -23,7 +23,7 @@ from dreamerv2.common.episodes.npz import (
     write_arrays,
 )
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import sync_folder
+from dreamerv2.common.files import write_atomically
 
 STAMP = "%Y%m%dT%H%M%S%f"
 # Fractions of a second may be missing: files of the TensorFlow implementation.
@@ -102,13 +102,7 @@ class EpisodeFiles:
         self._last = max(now, self._last + timedelta(microseconds=1))
         steps = len(next(iter(arrays.values()))) - 1
         name = f"{self._last.strftime(STAMP)}-{uuid.uuid4().hex}-{steps}.npz"
-        try:
-            self._write(name, arrays)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot write an episode to {self.directory} ({error.strerror}); make "
-                "room or access there and start the same command again to go on."
-            ) from error
+        self._write(name, arrays)
         return name
 
     def has(self, name: str) -> bool:
@@ -174,7 +168,7 @@ class EpisodeFiles:
         episode.fields = content.fields
         if content.fields is None and not self._compress:
             # Without room for that, the unpacked arrays do, which takes longer.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(UsageError):
                 self._write(name, content.arrays)
                 return self.open(episode)
         return content.arrays
@@ -193,20 +187,9 @@ class EpisodeFiles:
         self.index.forget(name)
 
     def _write(self, name: str, arrays: Arrays) -> None:
-        """Have the whole file appear at once. OSError if it cannot be written."""
-        temporary = self.directory / f".{name}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                write_arrays(file, arrays, self._compress)
-                file.flush()
-                os.fsync(file.fileno())
-                stat = os.fstat(file.fileno())
-            os.rename(temporary, self.directory / name)
-            sync_folder(self.directory)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        path = self.directory / name
+        write_atomically(path, lambda file: write_arrays(file, arrays, self._compress))
+        stat = path.stat()
         entry = Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
         self.index.append(name, entry)
 

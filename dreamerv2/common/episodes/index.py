@@ -13,6 +13,9 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import write_atomically
+
 INDEX = "index.jsonl"
 _FORMAT = "dreamerv2-episodes-1"
 
@@ -89,16 +92,11 @@ class Index:
         """Write the whole index, atomically, if the file says anything else."""
         if not self._stale:
             return
-        temporary = self._path.with_name(f".{INDEX}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(_encode(_FORMAT))
-                file.writelines(_line(*item) for item in sorted(self._entries.items()))
-            os.replace(temporary, self._path)
+        lines = (_line(*item) for item in sorted(self._entries.items()))
+        content = _encode(_FORMAT) + b"".join(lines)
+        with contextlib.suppress(UsageError):
+            write_atomically(self._path, lambda file: file.write(content))
             self._stale = self._torn = False
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def _read(self) -> int:
         """Take what is whole in the file; returns the number of other lines."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dreamerv2.common.files import cannot_write, write_atomically
+from dreamerv2.common.files import write_atomically
 from dreamerv2.common.outputs.pictures import as_video, encode_png
 
 OBSERVED = 5  # Steps that the model sees before it dreams, as in WorldModel.open_loop.
@@ -45,11 +45,7 @@ def save_stills(
     for name, image in images.items():
         path = folder / f"{name}_{frames:010d}.png"
         data = encode_png(image)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file, data=data: file.write(data))
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        write_atomically(path, lambda file, data=data: file.write(data))
         paths.append(path)
     return paths
 
