@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dreamerv2.common import files
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
 from dreamerv2.running import checkpoint
@@ -234,7 +235,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(path, monkeypatch, 
     def open_full(*args):
         return FullFile(open(*args), left)
 
-    monkeypatch.setattr(checkpoint, "open", open_full, raising=False)
+    monkeypatch.setattr(files, "open", open_full, raising=False)
     with pytest.raises(UsageError, match="No space left on device.*free some") as e:
         save_checkpoint(path, {"weight": torch.zeros(1000), "step": 2})
     assert str(e.value).count(". ") == 0
@@ -252,7 +253,7 @@ def test_a_second_ctrl_c_within_a_write_interrupts_and_leaves_the_old_file(
         return FullFile(open(*args), left, KeyboardInterrupt())
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "open", open_interrupted, raising=False)
+        patch.setattr(files, "open", open_interrupted, raising=False)
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(path, {"x": torch.zeros(2000)})
     assert load_checkpoint(path) == {"x": 1}
