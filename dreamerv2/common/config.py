@@ -122,7 +122,7 @@ class Config(Mapping):
         return [name for name in self._flat if pattern.fullmatch(name)]
 
     def _like(self, key: str) -> Leaf | None:
-        """The value whose type the key's must have; None if there can be no such key."""
+        """Return the value of the key's type; None if there can be no such key."""
         group = key.rpartition(".")[0]
         if key in self._flat or group not in _OPEN or group not in self._nested:
             return self._flat.get(key)
