@@ -35,7 +35,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.wrappers import signal_spaces
+from dreamerv2.common.suites.interface import signal_spaces
 
 SMALL = {
     "envs": 2,

@@ -8,8 +8,7 @@
 
     dv2.train(lambda: gymnasium.make("CartPole-v1"), config)
 
-The same script again goes on where the run was stopped. Importing this module changes
-nothing.
+The same script again goes on where the run was stopped.
 """
 
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
-from dreamerv2.common.envs import make_env
+from dreamerv2.common.envs import Env, make_env
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
 from dreamerv2.common.limits import check_limits
@@ -32,7 +31,7 @@ from dreamerv2.common.logger import Output
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.running.loading import read_agent, restore_behavior
 from dreamerv2.running.logdir import Logdir, config_of_run, goes_on
-from dreamerv2.running.own_envs import GivenEnvs, is_maker, prepare_env
+from dreamerv2.running.own_envs import OwnEnvs, is_maker, prepare_env
 from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.train import Run
@@ -47,10 +46,9 @@ class ScriptConfig(Config):
     """A Config of a script, whose arguments may change it."""
 
     def parse_flags(self, argv: Sequence[str] | None = None) -> "ScriptConfig":
-        """A copy changed by command line arguments, by default the program's.
+        """Return a copy changed by command line arguments, by default the program's.
 
-        What is wrong in them ends the program with a sentence and exit code 2; --help
-        prints every key and ends it, too.
+        Wrong ones end the program with a sentence and exit code 2; --help ends it, too.
         """
         try:
             return Flags(self).parse(argv)
@@ -70,26 +68,26 @@ def train(
     outputs: Sequence[Output] = (),
     eval_env: Any = None,
 ) -> None:
-    """Trains an agent in config.logdir, or goes on with the one that is there.
+    """Train an agent in config.logdir, or go on with the one that is there.
 
     Args:
-      env: An environment, a list of them, or a function without arguments that makes
+      env: an environment, a list of them, or a function without arguments that makes
         one. With a function there are config.envs of them for training, and more for
         evaluation; config.envs_parallel may put them into threads or processes, and one
         that fails is made anew. Environments are those of gymnasium, of the older gym,
-        or have obs_space, act_space, reset and step as in `dreamerv2.common.envs`;
-        their actions are normalized, their images resized to config.render_size.
-      config: From `defaults`; it must name a logdir.
-      outputs: Of metrics, besides those that config.logger names: see
+        or have the interface `dreamerv2.common.envs.Env`; their actions are normalized,
+        their images resized to config.render_size.
+      config: from `defaults`; it must name a logdir.
+      outputs: of metrics, besides those that config.logger names: see
         `dreamerv2.common.logger`.
-      eval_env: One, a list or a function, for evaluation. By default the function that
+      eval_env: one, a list or a function, for evaluation. By default the function that
         makes those for training; without one, there is no evaluation.
 
     Ctrl-C and SIGTERM save and end the program with SystemExit. Raises UsageError for
     what can be mended in the arguments, and RunFailed for a run that failed on its way.
     """
-    given = GivenEnvs(env, eval_env, config)
-    config = given.config
+    envs = OwnEnvs(env, eval_env, config)
+    config = envs.config
     check_limits(config)
     with ExitStack() as stack:
         logdir = stack.enter_context(closing(Logdir(config)))
@@ -97,21 +95,20 @@ def train(
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(stop)
         try:
-            run = Run(config, logdir, stop, stack, given, given.evaluates, outputs)
-            run.train()
+            Run(config, logdir, stop, stack, envs, envs.evaluates, outputs).train()
         except Stopped as stopped:
             print(f"{stopped} The same program {goes_on(logdir.path)}")
             raise SystemExit(stopped.code) from None
 
 
 def load(logdir: str | Path, env: Any = None, **changes: Any) -> "Player":
-    """The trained agent of a run, to act with.
+    """Load the trained agent of a run, to act with.
 
     Args:
-      logdir: The run's folder.
-      env: The environment to act in, of any kind that `train` takes. By default the one
+      logdir: the run's folder.
+      env: the environment to act in, of any kind that `train` takes. By default the one
         of the run's task, as it was for evaluation.
-      changes: To the run's config, such as device="cpu".
+      changes: to the run's config, such as device="cpu".
 
     Raises UsageError if there is no agent, or it does not fit the environment.
     """
@@ -141,12 +138,11 @@ class Player:
             obs = player.env.step(player(obs))
 
     Attributes:
-      agent: The `Agent`.
-      env: The environment in our own interface: observations are dicts with `reward`,
-        `is_first`, `is_last` and `is_terminal`.
+      agent: the `Agent`.
+      env: the environment, wrapped to the interface `dreamerv2.common.envs.Env`.
     """
 
-    def __init__(self, agent: Agent, env: Any):
+    def __init__(self, agent: Agent, env: Env):
         self.agent = agent
         self.env = env
         self._state: tuple | None = None
@@ -154,19 +150,17 @@ class Player:
     def __call__(
         self, obs: Mapping[str, Any], mode: str = "eval"
     ) -> dict[str, np.ndarray]:
-        """The action {"action": (A,)} for what `env` observed last.
+        """Return the action {"action": (A,)} for what `env` observed last.
 
-        It remembers what came before; an observation with is_first begins anew.
-
-        Args:
-          mode: `eval` for the most likely action, `train` for a sampled one.
+        What came before is remembered, until an observation with is_first. The `mode`
+        is `eval` for the most likely action, or `train` for a sampled one.
         """
         batch = {key: np.asarray(value)[None] for key, value in obs.items()}
         actions, self._state = self.agent.policy(batch, self._state, mode)
         return {key: value[0] for key, value in actions.items()}
 
     def episode(self, mode: str = "eval") -> dict[str, np.ndarray]:
-        """Plays a whole episode; returns its observations and actions, (T+1, ...).
+        """Play a whole episode; return its observations and actions, (T+1, ...).
 
         Index t holds the action that led to observation t; index 0 a zero action.
         """

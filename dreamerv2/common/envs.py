@@ -13,6 +13,7 @@ from dreamerv2.common.suites.atari import Atari
 from dreamerv2.common.suites.crafter import Crafter
 from dreamerv2.common.suites.dmc import DMC
 from dreamerv2.common.suites.gym import GymWrapper
+from dreamerv2.common.suites.interface import Env
 from dreamerv2.common.suites.minigrid import MiniGrid
 from dreamerv2.common.suites.parallel import Async
 from dreamerv2.common.suites.retro import Retro
@@ -35,6 +36,7 @@ __all__ = [
     "Async",
     "Atari",
     "Crafter",
+    "Env",
     "GymWrapper",
     "MiniGrid",
     "NormalizeAction",
@@ -51,14 +53,14 @@ __all__ = [
 ]
 
 
-OWN = "own"  # What tasks are called whose environments come from Python.
+OWN = "own"  # The suite of environments that come from Python.
 
 
-def make_env(config: Any, seed: int, train: bool = True) -> Any:
-    """The environment of `config.task`, "suite_name", wrapped and ready for a Driver.
+def make_env(config: Any, seed: int, train: bool = True) -> Env:
+    """Make the environment of `config.task`, "suite_name", ready for a Driver.
 
-    Actions are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied.
-    Equal seeds, in [0, 2**32), give equal episodes and actions of the action space.
+    Actions are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied. Equal
+    seeds, in [0, 2**32), give equal episodes and actions of the action space.
 
     Raises UsageError for an unknown suite or name, naming the nearest, and for a
     missing optional package, with the command that installs it.
@@ -74,18 +76,18 @@ def make_env(config: Any, seed: int, train: bool = True) -> Any:
             f"Unknown task {config.task!r}: expected SUITE_NAME with a suite of "
             f"{', '.join(SUITES)}; the nearest is {nearest(suite, SUITES, 1)}."
         )
-    return finish(SUITES[suite](name, config, seed, train), config, seed)
+    return limited(SUITES[suite](name, config, seed), config, seed)
 
 
-def finish(env: Any, config: Any, seed: int) -> Any:
-    """What all environments get: actions of one kind, a time limit, seeded actions."""
+def limited(env: Env, config: Any, seed: int) -> Env:
+    """Normalize an environment's actions, limit its time, seed its action space."""
     kind = OneHotAction if hasattr(env.act_space["action"], "n") else NormalizeAction
     env = TimeLimit(kind(env), config.time_limit)
     env.act_space["action"].seed(seed)
     return env
 
 
-def _make_atari(name: str, config: Any, seed: int, train: bool) -> Any:
+def _make_atari(name: str, config: Any, seed: int) -> Env:
     return Atari(
         name,
         config.action_repeat,
@@ -96,67 +98,51 @@ def _make_atari(name: str, config: Any, seed: int, train: bool) -> Any:
     )
 
 
-def _make_toy(name: str, config: Any, seed: int, train: bool) -> Any:
+def _make_toy(name: str, config: Any, seed: int) -> Env:
+    _check_name("toy", name, ("catch", "reach"))
     if name == "catch":
         env = ToyCatch(seed, size=config.render_size)
-    elif name == "reach":
-        env = ToyReach(seed, _sees_image(config), config.render_size)
     else:
-        near = nearest(name, ["catch", "reach"], 1)
-        raise UsageError(f"Unknown toy {name!r}: did you mean toy_{near}?")
+        env = ToyReach(seed, _sees_image(config), config.render_size)
     return ActionRepeat(env, config.action_repeat)
 
 
-def _make_dmc(name: str, config: Any, seed: int, train: bool) -> Any:
-    return DMC(
-        name,
-        config.action_repeat,
-        config.render_size,
-        config.dmc_camera,
-        _sees_image(config),
-        seed,
-    )
+def _make_dmc(name: str, config: Any, seed: int) -> Env:
+    repeat, size, camera = config.action_repeat, config.render_size, config.dmc_camera
+    return DMC(name, repeat, size, camera, _sees_image(config), seed)
 
 
-def _make_crafter(name: str, config: Any, seed: int, train: bool) -> Any:
-    if name not in ("reward", "noreward"):
-        near = nearest(name, ["reward", "noreward"], 1)
-        raise UsageError(f"Unknown task crafter_{name}: did you mean crafter_{near}?")
+def _make_crafter(name: str, config: Any, seed: int) -> Env:
+    _check_name("crafter", name, ("reward", "noreward"))
     if config.action_repeat != 1:
         raise UsageError("Crafter holds no action: use --action_repeat 1.")
     return Crafter(name == "reward", config.render_size, seed)
 
 
-def _make_minigrid(name: str, config: Any, seed: int, train: bool) -> Any:
+def _make_minigrid(name: str, config: Any, seed: int) -> Env:
     env = MiniGrid(name, _sees_image(config), config.render_size, seed)
     return ActionRepeat(env, config.action_repeat)
 
 
-def _make_retro(name: str, config: Any, seed: int, train: bool) -> Any:
+def _make_retro(name: str, config: Any, seed: int) -> Env:
     if config.envs_parallel != "process":
         raise UsageError(
             "A process can hold one environment of the suite retro, and training and "
             "evaluation need one each: use --envs_parallel process."
         )
-    return Retro(
-        name,
-        config.action_repeat,
-        config.render_size,
-        config.atari_grayscale,
-        seed=seed,
-    )
+    repeat, size = config.action_repeat, config.render_size
+    return Retro(name, repeat, size, config.atari_grayscale, seed=seed)
 
 
-def _make_gym(name: str, config: Any, seed: int, train: bool) -> Any:
+def _make_gym(name: str, config: Any, seed: int) -> Env:
     env = GymWrapper(_gym_made(name), seed=seed)
-    if "image" in env.obs_space or not _asks_for_image(config):
-        env = ActionRepeat(env, config.action_repeat)
-        return ResizeImage(env, config.render_size)
-    env.close()
-    env = GymWrapper(_gym_made(name, render_mode="rgb_array"), seed=seed)
+    render = "image" not in env.obs_space and _asks_for_image(config)
+    if render:
+        env.close()
+        env = GymWrapper(_gym_made(name, render_mode="rgb_array"), seed=seed)
     env = ActionRepeat(env, config.action_repeat)
     try:
-        env = RenderImage(env, size=config.render_size)
+        env = RenderImage(env, config.render_size) if render else env
     except gymnasium.error.DependencyNotInstalled as error:
         raise _lacks_package(name, error) from error
     except (ValueError, NotImplementedError) as error:
@@ -168,12 +154,18 @@ def _make_gym(name: str, config: Any, seed: int, train: bool) -> Any:
     return ResizeImage(env, config.render_size)
 
 
+def _check_name(suite: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        near = nearest(name, names, 1)
+        raise UsageError(f"Unknown task {suite}_{name}: did you mean {suite}_{near}?")
+
+
 def _lacks_package(name: str, error: Exception) -> UsageError:
     return UsageError(f"{name} needs a package that is missing: {error}")
 
 
 def _gym_made(name: str, **options: Any) -> gymnasium.Env:
-    """The environment of that id; raises UsageError where there is none."""
+    """Make the environment of that id; UsageError where there is none."""
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -185,9 +177,8 @@ def _gym_made(name: str, **options: Any) -> gymnasium.Env:
         ) from error
 
 
-# One entry per suite: (name, config, seed, train) -> environment, before its actions
-# are normalized and its time is limited.
-SUITES: dict[str, Callable[[str, Any, int, bool], Any]] = {
+# (name, config, seed) -> environment, before its actions are normalized.
+SUITES: dict[str, Callable[[str, Any, int], Env]] = {
     "atari": _make_atari,
     "dmc": _make_dmc,
     "toy": _make_toy,
@@ -199,10 +190,10 @@ SUITES: dict[str, Callable[[str, Any, int, bool], Any]] = {
 
 
 def _sees_image(config: Any) -> bool:
-    """Whether the encoder uses an image: rendering it is slow, so only then."""
+    """Check that the encoder uses an image: rendering it is slow, so only then."""
     return bool(re.match(config.encoder.cnn_keys, "image"))
 
 
 def _asks_for_image(config: Any) -> bool:
-    """Whether the encoder's pattern names the image, rather than taking anything."""
+    """Check that the encoder's pattern names the image, rather than anything."""
     return _sees_image(config) and not re.match(config.encoder.cnn_keys, "~")

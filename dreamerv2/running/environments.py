@@ -14,7 +14,7 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.envs import Async, make_env
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.files import cannot_write
-from dreamerv2.common.suites.wrappers import state_of
+from dreamerv2.common.suites.interface import state_of
 from dreamerv2.running.seeds import derive_env_seed
 
 ERRORS = "env_errors.log"

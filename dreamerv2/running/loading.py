@@ -24,7 +24,7 @@ PARTS = {
 
 
 def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
-    """The state of the agent in a run's checkpoint.
+    """Return the state of the agent in a run's checkpoint.
 
     Raises UsageError if there is no checkpoint, or it is damaged or holds no agent.
     """
@@ -40,10 +40,9 @@ def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
 
 
 def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> None:
-    """Gives an agent what it needs to act and dream: world model, actor and critic.
+    """Give an agent what it needs to act and dream: world model, actor and critic.
 
-    Exploration and random states are left as they are. Raises UsageError for a state
-    of another shape.
+    Raises UsageError for a state of another shape.
     """
     try:
         agent.wm.load_state_dict(saved["wm"])
@@ -58,13 +57,10 @@ def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> 
 
 
 def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> None:
-    """Starts an agent from the weights of the one in another run.
+    """Start an agent from the weights of the one in another run; print what was loaded.
 
     Networks and the state of reward norms are taken; optimizers and counters begin
-    anew. Prints what was loaded.
-
-    Args:
-      parts: of `PARTS`, or `all`: what both agents have.
+    anew. `parts` are of `PARTS`, or `all`: what both agents have.
 
     Raises UsageError for unknown parts, and for networks of another shape, naming the
     settings that differ; then nothing has been changed.
@@ -96,7 +92,7 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
 
 
 def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
-    """Whether both agents have the part, and of one kind if it is an exploration."""
+    """Check that both agents have the part, of one kind if it is an exploration."""
     if attribute != "expl_behavior":
         return True
     names = set(agent.expl_behavior.parts)
@@ -104,7 +100,7 @@ def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
 
 
 def _weights(module: Module) -> dict[str, Any]:
-    """The live state of a module without that of its optimizers and counters."""
+    """Return a module's live state without that of its optimizers and counters."""
     state = {}
     for name in filter(_is_weight, module.parts):
         part = getattr(module, name)
@@ -116,7 +112,7 @@ def _weights(module: Module) -> dict[str, Any]:
 
 
 def _is_weight(name: str) -> bool:
-    """Whether a dotted name of a state is none of an optimizer's or a counter's."""
+    """Check that a dotted name of a state is no optimizer's or counter's."""
     parts = name.split(".")
     return not any(p == "opt" or p.endswith("_opt") or p == "updates" for p in parts)
 
@@ -131,7 +127,7 @@ def _copy(own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 
 def _other_shape(agent: "Agent", logdir: Path, error: UsageError) -> UsageError:
-    """The error with the settings that are behind it, as far as they are known."""
+    """Return the error with the settings behind it, as far as they are known."""
     found = str(error).partition(": use the config")[0]
     path = logdir / "config.yaml"
     differ = {}

@@ -6,7 +6,7 @@ from gymnasium.spaces import Box
 
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
+from dreamerv2.common.suites.interface import signal_spaces, with_signals
 
 
 class Counting:

@@ -24,8 +24,8 @@ from dreamerv2.common.envs import (
 )
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites import mujoco_gl
+from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.suites.minigrid import find_grid
-from dreamerv2.common.suites.wrappers import signal_spaces
 
 LIMIT = 8
 SEES = "encoder.cnn_keys"

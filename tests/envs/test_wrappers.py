@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
+from dreamerv2.common.suites.interface import signal_spaces, with_signals
 from dreamerv2.common.suites.wrappers import (
     ActionRepeat,
     NormalizeAction,
@@ -16,8 +17,6 @@ from dreamerv2.common.suites.wrappers import (
     ResizeImage,
     TimeLimit,
     Wrapper,
-    signal_spaces,
-    with_signals,
 )
 
 

@@ -8,7 +8,8 @@ from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.networks.noise import Noise
-from dreamerv2.common.suites.wrappers import OneHotSpace, signal_spaces
+from dreamerv2.common.suites.interface import signal_spaces
+from dreamerv2.common.suites.wrappers import OneHotSpace
 from dreamerv2.running import reference
 
 BATCH, LENGTH = 3, 6

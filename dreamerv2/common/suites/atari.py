@@ -11,9 +11,15 @@ from ale_py import roms
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.interface import (
+    Action,
+    Obs,
+    Size,
+    signal_spaces,
+    with_signals,
+)
 from dreamerv2.common.suites.resize import AreaResize
 from dreamerv2.common.suites.spelling import letters, nearest_spelt
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
 
 
 class Atari:
@@ -40,15 +46,13 @@ class Atari:
         self,
         name: str,
         action_repeat: int = 4,
-        size: tuple[int, int] = (64, 64),
+        size: Size = (64, 64),
         grayscale: bool = True,
         noops: int = 30,
         sticky: bool = True,
         all_actions: bool = False,
         seed: int | None = None,
     ):
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
         self._repeat = action_repeat
         self._noops = noops
         self._sticky = 0.25 if sticky else 0.0
@@ -73,8 +77,7 @@ class Atari:
         )
         self._frames = np.zeros((2, *screen), np.uint8)
         self._resize = AreaResize(screen[:2], size)
-        self._shape = (*(int(n) for n in size), 1 if grayscale else 3)
-        self._over = True
+        self._shape = (*size, 1 if grayscale else 3)
         self.obs_space = {
             "image": Box(0, 255, self._shape, np.uint8),
             "ram": Box(0, 255, (128,), np.uint8),
@@ -82,8 +85,8 @@ class Atari:
         }
         self.act_space = {"action": Discrete(len(self._actions))}
 
-    def reset(self) -> dict[str, Any]:
-        """A new game, after its no-ops."""
+    def reset(self) -> Obs:
+        """Begin a game and play its no-ops."""
         self._ale.reset_game()
         self._held = 0
         # A game that ends while nothing is done starts again.
@@ -91,15 +94,12 @@ class Atari:
             self._ale.act(0)
             if self._ale.game_over(with_truncation=False):
                 self._ale.reset_game()
-        self._over = False
         self._grab(self._frames[0])
         self._frames[1] = self._frames[0]
         return with_signals(self._obs(), is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+    def step(self, action: Action) -> Obs:
         """Hold `action["action"]`, an index, for action_repeat frames."""
-        if self._over:
-            raise RuntimeError("The episode has ended or never began: call reset().")
         chosen = self._actions[int(action["action"])].value
         reward, last = 0, self._repeat - 1
         draws = self._random.random(self._repeat)
@@ -107,26 +107,24 @@ class Atari:
             if draws[frame] >= self._sticky:
                 self._held = chosen
             reward += self._ale.act(self._held)
-            self._over = self._ale.game_over(with_truncation=False)
+            over = self._ale.game_over(with_truncation=False)
             # Grabbing a frame costs a quarter of emulating it, so only what is shown.
-            if frame >= last - 1 or self._over:
+            if frame >= last - 1 or over:
                 self._grab(self._frames[frame % 2])
-            if self._over:
+            if over:
                 break
-        if self._repeat == 1 or (self._over and frame < last):
+        if self._repeat == 1 or (over and frame < last):
             # There is one frame to show; the other place holds an old one.
             self._frames[1 - frame % 2] = self._frames[frame % 2]
-        obs = self._obs()
-        return with_signals(obs, reward, is_last=self._over, is_terminal=self._over)
+        return with_signals(self._obs(), reward, is_last=over, is_terminal=over)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole game and its random numbers, as plain bytes, arrays and ints."""
+        """Return the game and its random numbers, as plain bytes, arrays and ints."""
         return {
             "emulator": self._ale.cloneSystemState().serialize(),
             "frames": self._frames.copy(),
             "random": self._random.bit_generator.state,
             "held": self._held,
-            "over": self._over,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -137,19 +135,16 @@ class Atari:
         self._ale.restoreSystemState(ale_py.ALEState(state["emulator"]))
         self._frames[:] = state["frames"]
         self._random.bit_generator.state = state["random"]
-        self._held, self._over = int(state["held"]), bool(state["over"])
+        self._held = int(state["held"])
 
     @property
     def action_names(self) -> list[str]:
-        """What the actions mean, such as NOOP or UPFIRE."""
+        """Return what the actions mean, such as NOOP or UPFIRE."""
         return [action.name for action in self._actions]
 
     def render(self) -> np.ndarray:
-        """The screen in full size and colour, (210, 160, 3) uint8 for most games."""
+        """Return the screen in full colour, (210, 160, 3) uint8 for most games."""
         return self._ale.getScreenRGB()
-
-    def close(self) -> None:
-        """Nothing to free: the emulator goes with this object."""
 
     def _obs(self) -> dict[str, np.ndarray]:
         image = self._resize(self._frames.max(0)).reshape(self._shape)
@@ -157,7 +152,7 @@ class Atari:
 
 
 def find_rom(name: str) -> Any:
-    """The path of a game's ROM; raises UsageError for games that cannot be played."""
+    """Return the path of a game's ROM; UsageError for what cannot be played."""
     games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
     key = letters(name)
     if key not in games:

@@ -9,24 +9,28 @@ from gymnasium.spaces import Box
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites import mujoco_gl
+from dreamerv2.common.suites.interface import (
+    Action,
+    Obs,
+    Size,
+    signal_spaces,
+    with_signals,
+)
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.spelling import nearest
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
 
 
 class DMC:
     """A task of the DeepMind Control suite, of its manipulation or rodent tasks.
 
-    `name` is DOMAIN_TASK; `cup` means `ball_in_cup`; `manip_TASK` is a manipulation
-    task, as in manip_reach_site; `locom_TASK` a rodent task, as in
-    locom_rodent_maze_forage. Actions are in the task's own bounds. Each is held for
-    `action_repeat` steps, whose rewards are summed.
+    `name` is DOMAIN_TASK (`cup` means `ball_in_cup`), manip_TASK as in
+    manip_reach_site, or locom_TASK as in locom_rodent_maze_forage. Actions are in the
+    task's own bounds, held for `action_repeat` steps, whose rewards are summed.
 
     Observations: the task's own, without those of shape (0,): numbers as vectors (n,)
     float32, a camera's picture as (H, W, 3) uint8; with `image` also `image` (*size, 3)
-    uint8, rendered off screen by `camera` (-1 for the usual one of the task). Without
-    `image` nothing is rendered. Rendering needs OpenGL: set MUJOCO_GL to egl, osmesa or
-    glfw to choose; where there is no screen and no choice, EGL is taken, else OSMesa.
+    uint8, rendered off screen by `camera` (-1 for the task's usual one), for which
+    MUJOCO_GL chooses egl, osmesa or glfw: see mujoco_gl.
     """
 
     CAMERAS = {
@@ -42,13 +46,11 @@ class DMC:
         self,
         name: str,
         action_repeat: int = 1,
-        size: tuple[int, int] = (64, 64),
+        size: Size = (64, 64),
         camera: int = -1,
         image: bool = True,
         seed: int | None = None,
     ):
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
         mujoco_gl.choose_renderer()
         # The rodent's tasks look through its eyes before that can be turned off.
         if image or name.startswith("locom_"):
@@ -56,9 +58,8 @@ class DMC:
             mujoco_gl.check_renderer()
         self._env = _load_dmc(name, image, seed)
         self._repeat = action_repeat
-        self._size = (int(size[0]), int(size[1]))
+        self._size = tuple(size)
         self._camera = self.CAMERAS.get(name, 0) if camera == -1 else camera
-        self._over = True
         spec = self._env.action_spec()
         self.act_space = {
             "action": Box(
@@ -77,29 +78,25 @@ class DMC:
             except Exception as error:  # Each renderer has errors of its own.
                 raise mujoco_gl.cannot_render(error) from error
 
-    def reset(self) -> dict[str, Any]:
-        """A new episode."""
-        self._over = False
+    def reset(self) -> Obs:
+        """Begin an episode."""
         return with_signals(self._obs(self._env.reset()), is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        """Hold an action for action_repeat steps, or until the episode ends."""
-        if self._over:
-            raise RuntimeError("The episode has ended or never began: call reset().")
+    def step(self, action: Action) -> Obs:
+        """Hold an action for action_repeat steps or to the episode's end."""
         if not np.isfinite(action["action"]).all():
             raise ValueError(f"Expected finite actions, but got {action['action']}.")
         reward = 0.0
         for _ in range(self._repeat):
             now = self._env.step(action["action"])
             reward += now.reward or 0.0
-            self._over = now.last()
-            if self._over:
+            if last := now.last():
                 break
-        terminal = self._over and now.discount == 0
-        return with_signals(self._obs(now), reward, False, self._over, terminal)
+        terminal = last and now.discount == 0
+        return with_signals(self._obs(now), reward, False, last, terminal)
 
     def render(self) -> np.ndarray:
-        """The camera's picture, (*size, 3) uint8."""
+        """Return the camera's picture, (*size, 3) uint8."""
         return self._env.physics.render(*self._size, camera_id=self._camera)
 
     def close(self) -> None:
@@ -117,7 +114,7 @@ class DMC:
 
 
 def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
-    """The dm_control environment; raises UsageError for a name that there is not."""
+    """Make the dm_control environment; UsageError for a name that there is not."""
     suite = require("dm_control.suite", "dmc")
     domain, _, task = name.partition("_")
     if domain == "manip":

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from dreamerv2.common.suites.interface import signal_spaces, with_signals
 from dreamerv2.common.suites.spaces import FlatAction, FlatObservation
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
 
 
 class GymWrapper:

@@ -10,10 +10,16 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.interface import (
+    Action,
+    Obs,
+    Size,
+    signal_spaces,
+    with_signals,
+)
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
 from dreamerv2.common.suites.spelling import letters, nearest_spelt
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
 
 
 class MiniGrid:
@@ -34,13 +40,12 @@ class MiniGrid:
         self,
         name: str,
         image: bool = True,
-        size: tuple[int, int] = (64, 64),
+        size: Size = (64, 64),
         seed: int | None = None,
     ):
         constants = require("minigrid.core.constants", "minigrid")
         self._env = _make(find_grid(name))
         self._seed = seed
-        self._over = True
         self._kinds = [
             len(constants.OBJECT_TO_IDX),
             len(constants.COLOR_TO_IDX),
@@ -54,30 +59,26 @@ class MiniGrid:
         }
         self._draw = None
         if image:
-            size = (int(size[0]), int(size[1]))
             self._tile = -(-max(size) // view)  # Pixels of a field, rounded up.
             self._draw = AreaResize((view * self._tile,) * 2, size)
             self.obs_space["image"] = Box(0, 255, (*size, 3), np.uint8)
         self.act_space = {"action": Discrete(int(self._env.action_space.n))}
         self.action_names = [a.name for a in self._env.unwrapped.actions]
 
-    def reset(self) -> dict[str, Any]:
-        """A new world; the seed goes into the first reset."""
+    def reset(self) -> Obs:
+        """Begin a new world; the seed goes into the first reset."""
         seed, self._seed = self._seed, None
         obs, _ = self._env.reset(seed=seed)
-        self._over = False
         return with_signals(self._obs(obs), is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        """One action, an index."""
-        if self._over:
-            raise RuntimeError("The episode has ended or never began: call reset().")
+    def step(self, action: Action) -> Obs:
+        """Take an action, an index."""
         obs, reward, terminal, truncated, _ = self._env.step(int(action["action"]))
-        self._over = bool(terminal or truncated)
-        return with_signals(self._obs(obs), reward, False, self._over, terminal)
+        last = terminal or truncated
+        return with_signals(self._obs(obs), reward, False, last, terminal)
 
     def render(self) -> np.ndarray:
-        """The whole world from above, (H, W, 3) uint8."""
+        """Draw the whole world from above, (H, W, 3) uint8."""
         return np.asarray(self._env.render())
 
     def close(self) -> None:
@@ -101,7 +102,7 @@ class MiniGrid:
 
 
 def find_grid(name: str) -> str:
-    """The id of a task; raises UsageError for an unknown one, naming the nearest."""
+    """Return a task's id; UsageError for an unknown one, naming the nearest."""
     require("minigrid", "minigrid")
     ids = [i for i in gymnasium.registry if i.startswith(("MiniGrid-", "BabyAI-"))]
     known: dict[str, str] = {}

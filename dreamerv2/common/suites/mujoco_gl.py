@@ -1,7 +1,8 @@
-"""What MuJoCo renders by: EGL, else OSMesa, which needs no graphics card."""
+"""Choose what MuJoCo renders by: EGL, else OSMesa, which needs no graphics card."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -36,7 +37,7 @@ def choose_renderer() -> None:
 
 
 def check_renderer() -> None:
-    """Raises UsageError if what MUJOCO_GL names cannot be used."""
+    """Raise UsageError if what MUJOCO_GL names cannot be used."""
     try:
         backend = importlib.import_module("dm_control._render").BACKEND
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
@@ -49,14 +50,14 @@ def check_renderer() -> None:
 
 
 def cannot_render(error: Exception) -> UsageError:
-    """What to raise where rendering fails with `error`."""
+    """Return what to raise where rendering fails with `error`."""
     name = os.environ.get("MUJOCO_GL", "")
     text = " ".join(str(error).split()).rstrip(".")
     return UsageError(f"MuJoCo cannot render by MUJOCO_GL={name} ({text}): {WAYS}.")
 
 
 def has_egl() -> bool:
-    """Whether a device of EGL can be opened."""
+    """Check that a device of EGL can be opened."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
@@ -82,11 +83,9 @@ def has_egl() -> bool:
 
 
 def has_osmesa() -> bool:
-    """Whether the library of OSMesa is there."""
+    """Check that the library of OSMesa is there."""
     for name in ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"):
-        try:
+        with contextlib.suppress(OSError):
             ctypes.CDLL(name)
-        except OSError:
-            continue
-        return True
+            return True
     return False

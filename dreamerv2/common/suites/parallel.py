@@ -22,7 +22,14 @@ from typing import Any
 import cloudpickle
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.wrappers import state_of
+from dreamerv2.common.suites.interface import (
+    Action,
+    Env,
+    Obs,
+    Spaces,
+    close,
+    state_of,
+)
 
 CONSTRUCTION = 120.0  # Seconds that it is given at least: it may have much to load.
 
@@ -30,7 +37,7 @@ _START = "from dreamerv2.common.suites.parallel import worker_main; worker_main(
 
 
 class Async:
-    """Runs an environment in a thread or a process, and speaks to it through a pipe.
+    """Run an environment in a thread or a process, and speak to it through a pipe.
 
     `reset` and `step` return a promise: a function of no arguments that waits for the
     observation, so that many environments can work at the same time. What fails there
@@ -38,20 +45,20 @@ class Async:
     name; a UsageError stays one. No answer within `timeout` seconds is a TimeoutError.
 
     A process is a fresh interpreter (torch's threads do not survive a fork) that loads
-    only what the constructor needs: neither the main script nor torch, unless the
-    constructor asks for them. When this process dies, however it does, the worker ends.
+    neither the main script nor torch, unless the constructor asks for them. When this
+    process dies, however it does, the worker ends.
 
     Args:
       constructor: makes the environment, in the worker; pickled with cloudpickle.
       strategy: "thread" or "process".
       name: how errors call the environment.
-      timeout: seconds that one answer may take; None is for ever. The construction
-        may take two minutes, if that is longer.
+      timeout: seconds for one answer, at least 120 for the construction; None is for
+        ever.
     """
 
     def __init__(
         self,
-        constructor: Callable[[], Any],
+        constructor: Callable[[], Env],
         strategy: str = "thread",
         name: str = "environment",
         timeout: float | None = 600.0,
@@ -67,7 +74,7 @@ class Async:
         self._ticket = 0  # Of the last request; the construction is number 0.
         self._answered = -1  # Ticket of the last answer; they come in order.
         self._replies: dict[int, list[Any]] = {}
-        self._spaces: dict[str, Any] = {}
+        self._spaces: dict[str, Spaces] = {}
         payload = cloudpickle.dumps(constructor)
         self._conn, self._worker = starters[strategy]()
         # Also ends the worker when this object is collected or the program exits.
@@ -81,20 +88,20 @@ class Async:
             raise
 
     @property
-    def obs_space(self) -> dict[str, Any]:
-        """The environment's observation spaces."""
+    def obs_space(self) -> Spaces:
+        """Return the environment's observation spaces."""
         return self._space("obs_space")
 
     @property
-    def act_space(self) -> dict[str, Any]:
-        """The environment's action spaces."""
+    def act_space(self) -> Spaces:
+        """Return the environment's action spaces."""
         return self._space("act_space")
 
-    def reset(self) -> Callable[[], dict[str, Any]]:
+    def reset(self) -> Callable[[], Obs]:
         """Start a reset; the promise gives its observation."""
         return self.call("reset")
 
-    def step(self, action: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    def step(self, action: Action) -> Callable[[], Obs]:
         """Start a step; the promise gives its observation."""
         return self.call("step", action)
 
@@ -117,9 +124,9 @@ class Async:
     def close(self, grace: float = 5.0) -> None:
         """Close the environment and end its worker, within about `grace` seconds.
 
-        A worker that is still busy then is killed (a thread is left behind, which
-        cannot keep the program alive), with a warning. What the environment's own
-        close raises is raised here, after the worker has ended. Closing twice is fine.
+        A worker that is still busy then is killed (a thread is left behind), with a
+        warning. What the environment's own close raises is raised here, after the
+        worker has ended. Closing twice is fine.
         """
         if not self._end.alive:
             return
@@ -134,7 +141,7 @@ class Async:
         finally:
             self._end()
 
-    def _space(self, name: str) -> dict[str, Any]:
+    def _space(self, name: str) -> Spaces:
         if name not in self._spaces:
             self._spaces[name] = self.access(name)
         return self._spaces[name]
@@ -159,7 +166,7 @@ class Async:
         return functools.partial(self._receive, self._ticket, what, timeout)
 
     def _receive(self, ticket: int, what: str, timeout: float | None) -> Any:
-        """The answer to one request, or the exception that it led to."""
+        """Return the answer to a request, or raise what it led to."""
         self._wait(ticket, what, timeout)
         kind, value = self._replies.pop(ticket)
         if kind == "usage":
@@ -183,7 +190,7 @@ class Async:
             self._replies[number] = reply
 
     def _death(self, what: str) -> str:
-        """One sentence on a worker that is gone."""
+        """Say how a worker ended."""
         if not isinstance(self._worker, subprocess.Popen):
             return f"{self._name} ended its thread during {what}."
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -193,7 +200,7 @@ class Async:
 
 
 def _start_thread() -> tuple[Connection, threading.Thread]:
-    """A thread that serves an environment, and our end of its pipe."""
+    """Start a thread that serves an environment; return our end of its pipe, too."""
     ours, theirs = multiprocessing.Pipe()
     # A daemon, so that an environment which hangs cannot keep the program alive.
     worker = threading.Thread(target=_serve, args=(theirs,), daemon=True)
@@ -202,7 +209,7 @@ def _start_thread() -> tuple[Connection, threading.Thread]:
 
 
 def _start_process() -> tuple[Connection, subprocess.Popen]:
-    """An interpreter that serves an environment, and our end of its pipe.
+    """Start an interpreter that serves one; return our end of its pipe, too.
 
     Not multiprocessing's "spawn": that runs the main script again in every worker,
     which costs seconds and memory and needs a guard in the user's script.
@@ -239,7 +246,7 @@ def _end(conn: Connection, worker: threading.Thread | subprocess.Popen) -> None:
 
 
 def worker_main() -> None:
-    """The main function of a worker process: python -c ... FD PARENT_PID."""
+    """Serve an environment in a worker process: python -c ... FD PARENT_PID."""
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(fd, False)
     # Ctrl-C reaches every process of the terminal, and SIGTERM often every process of
@@ -258,7 +265,7 @@ def _watch(parent: int) -> None:
 
 
 def _serve(conn: Connection) -> None:
-    """The worker: make the environment, answer requests until the pipe closes."""
+    """Make the environment and answer requests until the pipe closes."""
     ticket, env, serving = 0, None, True
     # OSError and EOFError: the other side is gone, and with it whoever wants an answer.
     with contextlib.suppress(OSError, EOFError), conn:
@@ -277,13 +284,13 @@ def _serve(conn: Connection) -> None:
             except Exception as error:
                 answer = _failure(ticket, error)
             conn.send_bytes(answer)
-    if serving and hasattr(env, "close"):
-        env.close()
+    if serving:
+        close(env)
 
 
-def _answer(env: Any, kind: str, args: list[Any]) -> Any:
+def _answer(env: Env, kind: str, args: list[Any]) -> Any:
     if kind == "close":
-        return env.close() if hasattr(env, "close") else None
+        return close(env)
     if kind == "access":
         return getattr(env, args[0])
     if kind == "save":

@@ -6,12 +6,11 @@ import numpy as np
 
 
 class AreaResize:
-    """Resizes uint8 images, (H, W) or (H, W, C), from one size to another.
+    """Resize uint8 images, (H, W) or (H, W, C), from one size to another.
 
     Each new pixel is the mean of the old ones under it, those at its rim by the part
-    that it covers, rounded to nearest. The weights are whole numbers, and so are the
-    sums: below 2^24 float32 is exact, above it float64 is taken, so every machine gives
-    the same pixels.
+    that it covers, rounded to nearest. Weights and sums are whole numbers, exact in
+    float32 below 2^24, else in float64, so every machine gives the same pixels.
 
     With n old pixels, m new ones and g their greatest common divisor, let an old pixel
     be m/g units long; then a new one is n/g units long, and the weight of an old pixel
@@ -27,14 +26,14 @@ class AreaResize:
         self._total = self._dtype(total)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The resized image, uint8."""
+        """Return the resized image, uint8."""
         sums = _gather(image.astype(self._dtype), self._rows)
         sums = _gather(sums.swapaxes(0, 1), self._columns).swapaxes(0, 1)
         return np.rint(sums / self._total).astype(np.uint8)
 
 
 def _weights(old: int, new: int) -> np.ndarray:
-    """The (new, old) matrix of shared units."""
+    """Return the (new, old) matrix of shared units."""
     divisor = np.gcd(old, new)
     units_new, units_old = old // divisor, new // divisor
     i, j = np.arange(new)[:, None], np.arange(old)[None, :]
@@ -44,7 +43,7 @@ def _weights(old: int, new: int) -> np.ndarray:
 
 
 def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The non-zero weights as a few (index, weight) arrays over the new pixels.
+    """Return the non-zero weights as a few (index, weight) arrays over the new pixels.
 
     Four or five gathers are as fast as a matrix product, and need no threads of a
     linear algebra library beside those of the training.
@@ -56,7 +55,7 @@ def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _gather(x: np.ndarray, taps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Weighted sums over the first axis."""
+    """Return weighted sums over the first axis."""
     shape = (-1,) + (1,) * (x.ndim - 1)
     (index, weight), *rest = taps
     sums = x[index] * weight.reshape(shape)

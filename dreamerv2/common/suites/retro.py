@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.interface import (
+    Action,
+    Obs,
+    Size,
+    signal_spaces,
+    with_signals,
+)
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
 from dreamerv2.common.suites.spelling import letters, nearest_spelt
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
 
 
 class Retro:
@@ -36,13 +41,11 @@ class Retro:
         self,
         name: str,
         action_repeat: int = 4,
-        size: tuple[int, int] = (64, 64),
+        size: Size = (64, 64),
         grayscale: bool = False,
         sticky: bool = True,
         seed: int | None = None,
     ):
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat must be at least 1: {action_repeat}.")
         retro = require("stable_retro", "retro")
         game = find_game(name)
         self._random = np.random.default_rng(seed)
@@ -62,8 +65,7 @@ class Retro:
             ) from error
         screen = self._env.observation_space.shape[:2]
         self._resize = AreaResize(screen, size)
-        self._shape = (*(int(n) for n in size), 1 if grayscale else 3)
-        self._over = True
+        self._shape = (*size, 1 if grayscale else 3)
         self._held = 0  # What the last frame did.
         self.obs_space = {
             "image": Box(0, 255, self._shape, np.uint8),
@@ -71,30 +73,26 @@ class Retro:
         }
         self.act_space = {"action": Discrete(int(self._env.action_space.n))}
 
-    def reset(self) -> dict[str, Any]:
-        """The game from its start."""
+    def reset(self) -> Obs:
+        """Begin the game."""
         frame, _ = self._env.reset()
-        self._over = False
         self._held = 0  # No button.
         return with_signals(self._obs(frame), is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+    def step(self, action: Action) -> Obs:
         """Hold `action["action"]`, an index, for action_repeat frames."""
-        if self._over:
-            raise RuntimeError("The episode has ended or never began: call reset().")
         reward, chosen = 0.0, int(action["action"])
         for draw in self._random.random(self._repeat):
             if draw >= self._sticky:
                 self._held = chosen
             frame, gained, terminal, truncated, _ = self._env.step(self._held)
             reward += float(gained)
-            self._over = bool(terminal or truncated)
-            if self._over:
+            if last := bool(terminal or truncated):
                 break
-        return with_signals(self._obs(frame), reward, False, self._over, terminal)
+        return with_signals(self._obs(frame), reward, False, last, terminal)
 
     def render(self) -> np.ndarray:
-        """The screen in full size and colour, (H, W, 3) uint8."""
+        """Return the screen in full size and colour, (H, W, 3) uint8."""
         return np.array(self._env.render())
 
     def close(self) -> None:
@@ -110,7 +108,7 @@ class Retro:
 
 
 def find_game(name: str) -> str:
-    """The id of a game; raises UsageError for an unknown one, naming the nearest."""
+    """Return a game's id; UsageError for an unknown one, naming the nearest."""
     games = require("stable_retro", "retro").data.list_games()
     known: dict[str, str] = {}
     # Sorted, so that the last version wins where it is left out.

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from dreamerv2.common.suites.wrappers import signal_spaces, with_signals
+from dreamerv2.common.suites.interface import (
+    Action,
+    Obs,
+    Size,
+    signal_spaces,
+    with_signals,
+)
 
 
 class ToyCatch:
@@ -34,12 +40,10 @@ class ToyCatch:
     RANDOM_RETURN = -2.25  # With 3 balls.
     BEST_RETURN = 3.0
 
-    def __init__(
-        self, seed: int | None = None, balls: int = 3, size: tuple[int, int] = (64, 64)
-    ):
+    def __init__(self, seed: int | None = None, balls: int = 3, size: Size = (64, 64)):
         if balls < 1:
             raise ValueError(f"ToyCatch needs at least one ball, but got {balls}.")
-        self._size = (int(size[0]), int(size[1]))
+        self._size = tuple(size)
         self._balls = balls
         self._random = np.random.default_rng(seed)
         self._left = 0
@@ -50,14 +54,14 @@ class ToyCatch:
         }
         self.act_space = {"action": Discrete(3)}
 
-    def reset(self) -> dict[str, Any]:
-        """The first ball of a new episode, in the top row."""
+    def reset(self) -> Obs:
+        """Drop the first ball of a new episode, from the top row."""
         self._left = self._balls
         self._paddle = int(self._random.integers(self.CELLS))
         self._drop()
         return with_signals({"image": self._image()}, is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+    def step(self, action: Action) -> Obs:
         """Move the paddle by `action["action"]` (0, 1 or 2) and let the ball fall."""
         if self._left < 1:
             raise RuntimeError("The episode has ended or never began: call reset().")
@@ -79,19 +83,16 @@ class ToyCatch:
         return with_signals(obs, reward, is_last=over, is_terminal=over)
 
     def oracle(self) -> int:
-        """The best action here: towards the ball; while none falls, to the centre."""
+        """Return the best action: towards the ball; while none falls, the centre."""
         goal = self._column if self._row < self.CELLS - 1 else self.CELLS // 2
         return int(np.sign(goal - self._paddle)) + 1
 
     def render(self) -> np.ndarray:
-        """The board as (*size, 3) uint8."""
+        """Return the board as (*size, 3) uint8."""
         return np.repeat(self._image(), 3, -1)
 
-    def close(self) -> None:
-        """Nothing to free."""
-
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what comes next."""
+        """Return all that decides what comes next."""
         return {
             "random": self._random.bit_generator.state,
             "board": [self._left, self._row, self._column, self._paddle],
@@ -137,9 +138,9 @@ class ToyReach:
         self,
         seed: int | None = None,
         image: bool = False,
-        size: tuple[int, int] = (64, 64),
+        size: Size = (64, 64),
     ):
-        self._size = (int(size[0]), int(size[1]))
+        self._size = tuple(size)
         self._with_image = image
         self._random = np.random.default_rng(seed)
         self._left = 0
@@ -153,13 +154,13 @@ class ToyReach:
             self.obs_space["image"] = Box(0, 255, (*self._size, 3), np.uint8)
         self.act_space = {"action": Box(-1, 1, (2,), np.float32)}
 
-    def reset(self) -> dict[str, Any]:
-        """A new place for the point and for the target."""
+    def reset(self) -> Obs:
+        """Draw new places for the point and the target."""
         self._left = self.STEPS
         self._position, self._target = self._random.uniform(-1, 1, (2, 2))
         return with_signals(self._obs(), is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
+    def step(self, action: Action) -> Obs:
         """Move the point by `action["action"]`, (2,) in [-1, 1]."""
         if self._left < 1:
             raise RuntimeError("The episode has ended or never began: call reset().")
@@ -172,16 +173,12 @@ class ToyReach:
         return with_signals(self._obs(), reward, is_last=self._left == 0)
 
     def oracle(self) -> np.ndarray:
-        """The best action here, (2,) float32.
-
-        Each axis closes its gap as fast as it can; no other action is nearer on either
-        axis at any later step, so this is the best possible.
-        """
+        """Return the best action, (2,) float32: close each axis's gap at once."""
         gap = (self._target - self._position) / self.SPEED
         return np.clip(gap, -1, 1).astype(np.float32)
 
     def render(self) -> np.ndarray:
-        """The square as (*size, 3) uint8, x to the right and y upwards."""
+        """Draw the square as (*size, 3) uint8, x to the right and y upwards."""
         y, x = (np.linspace(-1.1, 1.1, n) for n in self._size)
         image = np.zeros((*self._size, 3), np.uint8)
         discs = (self._target, 0.18, (0, 255, 0)), (self._position, 0.12, (255, 0, 0))
@@ -190,11 +187,8 @@ class ToyReach:
             image[near] = color
         return image
 
-    def close(self) -> None:
-        """Nothing to free."""
-
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what comes next."""
+        """Return all that decides what comes next."""
         return {
             "random": self._random.bit_generator.state,
             "left": self._left,

@@ -1,0 +1,79 @@
+"""The one interface of all environments, and the signals that they all give."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box
+
+Spaces = dict[str, Space]
+Obs = dict[str, Any]
+Action = dict[str, Any]
+Size = tuple[int, int]  # Height and width.
+
+
+class Env(Protocol):
+    """An environment: any object with these two spaces and two methods.
+
+    Besides its own keys every observation holds those of `signal_spaces`. Further
+    methods may be there: `render()` gives a picture (H, W, 3) uint8; `close()` frees
+    what is held; `state_dict()` gives plain types, bytes and arrays, or None, and after
+    `load_state_dict(state)` it goes on as it did then, random numbers included.
+    """
+
+    @property
+    def obs_space(self) -> Spaces: ...
+
+    @property
+    def act_space(self) -> Spaces: ...
+
+    def reset(self) -> Obs: ...
+
+    def step(self, action: Action) -> Obs: ...
+
+
+def signal_spaces() -> dict[str, Box]:
+    """Return the spaces of what every observation holds besides its own keys.
+
+    reward: float32, the sum since the last observation, 0 at a reset.
+    is_first: bool, this is the observation of a reset.
+    is_last: bool, the episode ends here, for whatever reason.
+    is_terminal: bool, the value after this observation is zero. A time limit or a
+        truncation sets is_last alone.
+    """
+    return {
+        "reward": Box(-np.inf, np.inf, (), np.float32),
+        "is_first": Box(0, 1, (), bool),
+        "is_last": Box(0, 1, (), bool),
+        "is_terminal": Box(0, 1, (), bool),
+    }
+
+
+def with_signals(
+    obs: Obs,
+    reward: float = 0.0,
+    is_first: bool = False,
+    is_last: bool = False,
+    is_terminal: bool = False,
+) -> Obs:
+    """Return a new dict of `obs` and the signals, in the types of `signal_spaces`."""
+    return {
+        **obs,
+        "reward": np.float32(reward),
+        "is_first": bool(is_first),
+        "is_last": bool(is_last),
+        "is_terminal": bool(is_terminal),
+    }
+
+
+def state_of(env: Env) -> dict[str, Any] | None:
+    """Return the state of an environment, or None for one that cannot be saved."""
+    get = getattr(env, "state_dict", None)
+    return None if get is None else get()
+
+
+def close(env: Env) -> None:
+    """Close an environment that has anything to close."""
+    getattr(env, "close", lambda: None)()
