@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.wrappers import signal_spaces
+from dreamerv2.common.suites.interface import signal_spaces
 
 MOST_ACTIONS = 512  # Combinations; more are better left to the environment to reduce.
 
