@@ -1,0 +1,220 @@
+"""Finished agents in three small files, with which anyone can play, score and act.
+
+    NAME.safetensors  parameters by the reference's names and layouts, in 16 bits
+    NAME.yaml         config, spaces, what the actions mean, and where it comes from
+    NAME.npz          a short recorded episode, from which a dream can start
+
+World model, actor and critic are in them; optimizers and exploration are not. Reading
+them runs no code.
+"""
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from ruamel.yaml import YAML
+
+from dreamerv2.common.config import Config, load_presets
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.packages import require
+from dreamerv2.common.suites.wrappers import OneHotSpace
+from dreamerv2.running.loading import read_agent, restore_behavior
+from dreamerv2.running.logdir import config_of_run
+from dreamerv2.running.reference import load_reference
+
+if TYPE_CHECKING:
+    from dreamerv2.agent import Agent
+
+SUFFIXES = (".safetensors", ".yaml", ".npz")
+HUB = "hf://"
+
+Spaces = tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ExportedAgent:
+    """A finished agent's files.
+
+    Attributes:
+      base: path of the three files without their suffix.
+      config: the whole config that it was trained with.
+      spaces: of observations and of actions.
+      action_names: what its discrete actions mean; may be empty.
+      story: commit, frames, hours, score, as far as they are known.
+    """
+
+    base: Path
+    config: Config
+    spaces: Spaces
+    action_names: list[str]
+    story: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the name of its files."""
+        return self.base.name
+
+    @property
+    def episode(self) -> Path:
+        """Return the path of the recorded episode."""
+        return self.base.with_name(f"{self.name}.npz")
+
+    def restore(self, agent: "Agent") -> None:
+        """Give an agent of this config its parameters; UsageError if they misfit."""
+        path = self.base.with_name(f"{self.name}.safetensors")
+        params = _read_tensors(path)
+        for name in [name for name in params if name.startswith("critic/")]:
+            params[f"target_{name}"] = params[name]
+        load_reference(agent, params)
+
+
+@dataclass(frozen=True)
+class RunAgent:
+    """The agent in a run's checkpoint, by the interface of an ExportedAgent."""
+
+    folder: Path
+    config: Config
+    spaces: None = None  # Its environment tells.
+
+    @property
+    def name(self) -> str:
+        """Return the folder."""
+        return str(self.folder)
+
+    def restore(self, agent: "Agent") -> None:
+        """Give an agent of this config the checkpoint's world model, actor, critic."""
+        restore_behavior(agent, read_agent(self.folder, agent.device), self.folder)
+
+
+def open_agent(source: str | Path) -> ExportedAgent | RunAgent:
+    """Open a finished agent: a run's folder, a shipped name, a file of it, or hf://.
+
+    Raises UsageError, listing what there is, where there is none.
+    """
+    folder = Path(source).expanduser()
+    path = folder / "config.yaml"
+    if path.is_file():
+        return RunAgent(folder, config_of_run(path, Config(load_presets()["defaults"])))
+    agent = find_agent(source)
+    if agent is None:
+        shipped = ", ".join(shipped_agents()) or "none"
+        raise UsageError(
+            f"There is no agent in {source}: give the --logdir of a run, the folder of "
+            f"an exported agent, or the name of one that comes along ({shipped})."
+        )
+    return agent
+
+
+def shipped_agents() -> dict[str, Path]:
+    """Return the agents that come with the package: name -> base of their files."""
+    folder = Path(str(importlib.resources.files("dreamerv2") / "agents"))
+    return {path.stem: path.with_suffix("") for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_agent(source: str | Path) -> ExportedAgent | None:
+    """Find an exported agent: by a shipped name, a folder, a file of it, or hf://.
+
+    Return None where there is none, since `source` may be a run's folder. Raises
+    UsageError for files that are damaged or missing, and for a hub without an answer.
+    """
+    if str(source).startswith(HUB):
+        source = _download(str(source).removeprefix(HUB))
+    base = shipped_agents().get(str(source))
+    if base is None:
+        path = Path(source).expanduser()
+        found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+        if len(found) > 1:
+            names = ", ".join(p.stem for p in found)
+            raise UsageError(
+                f"The folder {path} holds several agents ({names}): name one of them, "
+                f"such as {found[0]}."
+            )
+        if not found and path.suffix not in SUFFIXES:
+            return None
+        base = (found[0] if found else path).with_suffix("")
+    return read_agent_files(base)
+
+
+def read_agent_files(base: Path) -> ExportedAgent:
+    """Read an exported agent, but for its parameters; UsageError if files are bad."""
+    for suffix in SUFFIXES:
+        if not base.with_name(base.name + suffix).is_file():
+            raise UsageError(
+                f"The agent {base} is incomplete, its file {base.name}{suffix} is "
+                "missing: export it again, or copy all three files."
+            )
+    path = base.with_name(f"{base.name}.yaml")
+    try:
+        card = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
+        defaults = Config(load_presets()["defaults"])
+        flat = Config(card["config"]).flat
+        config = defaults.update({k: v for k, v in flat.items() if defaults.match(k)})
+        spaces = _read_spaces(card)
+        names = [str(name) for name in card["action_names"]]
+        story = dict(card["story"])
+    except UsageError:
+        raise
+    except Exception as error:  # A reader of YAML may raise anything for damage.
+        raise UsageError(
+            f"The file {path} is damaged ({type(error).__name__}): export the agent "
+            "again, or copy its three files anew."
+        ) from error
+    return ExportedAgent(base, config, spaces, names, story)
+
+
+def _download(repo: str) -> Path:
+    """Fetch an agent's files from the hub, or find them in its cache."""
+    api = require("huggingface_hub", "hub").HfApi()
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
+    with HubErrors(repo):
+        return Path(api.snapshot_download(repo, allow_patterns=patterns))
+
+
+class HubErrors:
+    """Turn what the hub's client raises into one sentence."""
+
+    def __init__(self, repo: str):
+        self._repo = repo
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UsageError):
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(
+                f"The hub does not give or take {self._repo} ({reason.rstrip('.')}): "
+                "check the name, the network, and your token."
+            ) from error
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"The file {path} cannot be read ({error}): copy the agent's three files "
+            "anew."
+        ) from error
+    return {name: value.astype(np.float32) for name, value in tensors.items()}
+
+
+def _read_spaces(card: Mapping[str, Any]) -> Spaces:
+    observations = {k: _space(v) for k, v in card["observations"].items()}
+    return observations, {"action": _space(card["action"])}
+
+
+def _space(card: Mapping[str, Any]) -> Any:
+    if "one_hot" in card:
+        return OneHotSpace(card["one_hot"])
+    shape, dtype = tuple(card["shape"]), np.dtype(card["dtype"])
+    bounds = (np.broadcast_to(np.asarray(card[k]), shape) for k in ("low", "high"))
+    low, high = (bound.astype(dtype) for bound in bounds)
+    return Box(low, high, shape, dtype.type)

@@ -1,0 +1,182 @@
+"""Export a run's agent as the three files of `exported`, and send them to the hub."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from dreamerv2 import __version__
+from dreamerv2.agent import Agent
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.envs import make_env
+from dreamerv2.common.episodes.npz import to_bytes
+from dreamerv2.common.episodes.offline import load_episode
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import write_atomically
+from dreamerv2.common.suites.packages import require
+from dreamerv2.playing.keys import action_names
+from dreamerv2.running.exported import (
+    HUB,
+    SUFFIXES,
+    ExportedAgent,
+    HubErrors,
+    RunAgent,
+    Spaces,
+    find_agent,
+    open_agent,
+    read_agent_files,
+)
+from dreamerv2.running.reference import to_reference
+
+EPISODE_STEPS = 60  # Enough to begin a dream anywhere in them.
+
+
+def export_run(
+    logdir: str | Path,
+    folder: str | Path,
+    name: str = "",
+    episode: str | Path = "",
+    **story: Any,
+) -> ExportedAgent:
+    """Export the agent of a run, as it was at the last checkpoint.
+
+    Args:
+      logdir: the run's folder.
+      folder: where the three files go; it is made if it is missing.
+      name: of the files; by default the task's without its suite.
+      episode: an .npz file whose beginning dreams can start from; by default the
+        newest of the run's evaluations, else of its training.
+      story: plain values for people, such as hours=2.5 and score={...}; version,
+        commit and frames are found out.
+
+    Raises UsageError if there is no agent, no episode, or no room.
+    """
+    run = open_agent(logdir)
+    if not isinstance(run, RunAgent):
+        raise UsageError(f"{logdir} is exported already: name the folder of a run.")
+    config = run.config.update({"jit": False, "device": "cpu"})
+    env = make_env(config, config.seed, train=False)
+    try:
+        spaces, names = (env.obs_space, env.act_space), action_names(env)
+    finally:
+        env.close()
+    agent = Agent(config, *spaces, Counter())
+    run.restore(agent)
+    arrays = load_episode(episode or newest_episode(run.folder))
+    name = name or config.task.partition("_")[2] or config.task
+    base = Path(folder).expanduser() / name
+    found = {"version": __version__, "commit": _commit(), **_progress(run.folder)}
+    return write_agent_files(agent, spaces, arrays, base, names, {**found, **story})
+
+
+def newest_episode(logdir: Path) -> Path:
+    """Return the newest episode of a run, of an evaluation if there is one."""
+    for folder in ("eval_episodes", "train_episodes"):
+        found = sorted((logdir / folder).glob("*.npz"))
+        if found:
+            return found[-1]
+    raise UsageError(f"There is no episode in {logdir}: name an .npz file as episode.")
+
+
+def write_agent_files(
+    agent: "Agent",
+    spaces: Spaces,
+    episode: Mapping[str, np.ndarray],
+    base: Path,
+    action_names: list[str],
+    story: Mapping[str, Any],
+) -> ExportedAgent:
+    """Write an agent's three files, each whole or not at all.
+
+    Args:
+      spaces: of observations and actions that the agent was made for.
+      episode: arrays (T+1, ...) of a recorded episode; its first steps are kept.
+      base: path without a suffix; its name is the agent's.
+      story: plain values for people: commit, frames, hours, score.
+    """
+    tensors = {
+        name: value.astype(np.float16)
+        for name, value in to_reference(agent).items()
+        if not name.startswith(("target_critic/", "expl_"))
+    }
+    config = agent.config.update({"expl_behavior": "greedy", "logdir": "/dev/null"})
+    card = {
+        "config": config.to_dict(),
+        "observations": {k: _describe(v) for k, v in spaces[0].items()},
+        "action": _describe(spaces[1]["action"]),
+        "action_names": list(action_names),
+        "story": json.loads(json.dumps(dict(story))),
+    }
+    short = {k: v[: EPISODE_STEPS + 1] for k, v in episode.items()}
+    contents = {
+        ".safetensors": lambda file: file.write(_pack(tensors)),
+        ".npz": lambda file: file.write(to_bytes(short)),
+        ".yaml": lambda file: YAML(typ="safe", pure=True).dump(card, file),
+    }
+    for suffix, write in contents.items():
+        write_atomically(base.with_name(base.name + suffix), write)
+    return read_agent_files(base)
+
+
+def push_agent(folder: str | Path, repo: str) -> str:
+    """Upload an exported agent's folder to the hub as ORG/NAME; return its address.
+
+    Needs the extra `hub` and a token, as huggingface_hub finds it.
+    """
+    if find_agent(folder) is None:
+        raise UsageError(f"The folder {folder} holds no agent: export one there first.")
+    api = require("huggingface_hub", "hub").HfApi()
+    patterns = [f"*{suffix}" for suffix in SUFFIXES]
+    with HubErrors(repo):
+        api.create_repo(repo, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo, folder_path=Path(folder).expanduser(), allow_patterns=patterns
+        )
+    return HUB + repo
+
+
+def _pack(tensors: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save  # Only who exports needs it.
+
+    return save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+
+
+def _describe(space: Any) -> dict[str, Any]:
+    """Return a space in plain values, bounds as one number each where they are one."""
+    if getattr(space, "discrete", False):
+        return {"one_hot": int(space.shape[0])}
+    low, high = (_plain_bound(bound) for bound in (space.low, space.high))
+    shape = list(map(int, space.shape))
+    return {"shape": shape, "dtype": str(space.dtype), "low": low, "high": high}
+
+
+def _plain_bound(bound: np.ndarray) -> Any:
+    values = np.unique(bound)
+    return values[0].item() if len(values) == 1 else np.asarray(bound).tolist()
+
+
+def _progress(logdir: Path) -> dict[str, Any]:
+    """Return frames and hours of a run, by its metrics."""
+    path = logdir / "metrics.jsonl"
+    frames, timed, seconds = 0, 0, 0.0
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        frames = max(frames, row["step"])
+        if row.get("fps"):
+            seconds += (frames - timed) / row["fps"]
+            timed = frames
+    return {"frames": frames, "hours": round(seconds / 3600, 2)}
+
+
+def _commit() -> str:
+    """Return the commit of the clone that this is run from; empty if it is none."""
+    command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # No git.
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

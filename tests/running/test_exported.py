@@ -1,0 +1,125 @@
+"""Exported agents: small files from which the same agent comes back."""
+
+import numpy as np
+import pytest
+import torch
+from run_tools import TINY, ok, train_here
+from safetensors.numpy import load_file, save_file
+
+from dreamerv2.agent import Agent
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.envs import make_env
+from dreamerv2.common.errors import UsageError
+from dreamerv2.running.exported import find_agent, open_agent, shipped_agents
+from dreamerv2.running.exporting import export_run
+from dreamerv2.running.reference import to_reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory):
+    """What train.py leaves of a short run."""
+    folder = tmp_path_factory.mktemp("catch")
+    ok(train_here(*TINY, "--task", "toy_catch", "--logdir", folder, "--steps", 24))
+    return folder
+
+
+@pytest.fixture
+def files(logdir, tmp_path):
+    export_run(logdir, tmp_path / "out", score={"mean": 1.5})
+    return tmp_path / "out"
+
+
+def restored(source):
+    trained = open_agent(source)
+    env = make_env(trained.config, 0)
+    spaces = trained.spaces or (env.obs_space, env.act_space)
+    agent = Agent(trained.config, *spaces, Counter())
+    trained.restore(agent)
+    return agent
+
+
+def test_the_agent_that_comes_back_is_the_run_s_to_16_bits(logdir, files):
+    assert sorted(p.name for p in files.iterdir()) == [
+        "catch.npz",
+        "catch.safetensors",
+        "catch.yaml",
+    ]
+    before, after = (to_reference(restored(source)) for source in (logdir, files))
+    for name, value in before.items():
+        source = name.removeprefix("target_")  # The slow critic is the critic.
+        np.testing.assert_array_equal(
+            after[name], before[source].astype(np.float16).astype(np.float32)
+        )
+        assert value.dtype == np.float32
+
+
+def test_spaces_actions_and_story_come_back(logdir, files):
+    trained = find_agent(files)
+    env = make_env(trained.config, 0)
+    assert trained.spaces[0] == env.obs_space
+    assert trained.spaces[1]["action"] == env.act_space["action"]
+    assert trained.story["score"] == {"mean": 1.5}
+    assert trained.story["frames"] == 24
+    assert trained.config.task == "toy_catch"
+    with np.load(trained.episode) as episode:
+        assert episode["is_first"][0] and episode["image"].dtype == np.uint8
+
+
+def test_an_optimizer_is_not_among_them(files):
+    names = load_file(files / "catch.safetensors")
+    assert {name.partition("/")[0] for name in names} == {
+        *("encoder", "rssm", "decoder", "reward", "discount", "actor", "critic")
+    }
+    assert {value.dtype for value in names.values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".yaml", ".npz"])
+def test_a_missing_file_is_named(files, suffix):
+    (files / f"catch{suffix}").unlink()
+    with pytest.raises(UsageError, match=f"catch{suffix}|no agent in"):
+        open_agent(files if suffix != ".safetensors" else files / "catch.yaml")
+
+
+def test_damaged_files_are_refused_by_a_sentence(files):
+    (files / "catch.yaml").write_text("config: [")
+    with pytest.raises(UsageError, match=r"catch.yaml is damaged .*: export"):
+        open_agent(files)
+
+
+def test_damaged_parameters_are_refused_by_a_sentence(files):
+    path = files / "catch.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"safetensors cannot be read .*: copy"):
+        restored(files)
+
+
+def test_parameters_of_another_agent_do_not_fit(files):
+    path = files / "catch.safetensors"
+    tensors = load_file(path)
+    tensors["actor/out/out/bias"] = np.zeros(99, np.float16)
+    save_file(tensors, path)
+    with pytest.raises(UsageError, match="misshapen: actor/out/out/bias"):
+        restored(files)
+
+
+def test_what_is_no_agent_is_told_with_those_that_there_are(tmp_path):
+    with pytest.raises(UsageError, match=r"no agent in .*nowhere.*come.* along"):
+        open_agent(tmp_path / "nowhere")
+
+
+def test_agents_that_come_along_are_small_and_dream(tmp_path):
+    bases = shipped_agents().values()
+    sizes = [
+        base.with_name(base.name + suffix).stat().st_size
+        for base in bases
+        for suffix in (".safetensors", ".yaml", ".npz")
+    ]
+    assert sum(sizes) <= 10e6
+    for base in bases:
+        trained = find_agent(base.name)
+        agent = Agent(trained.config.update(jit=False), *trained.spaces, Counter())
+        trained.restore(agent)
+        state = agent.wm.rssm.initial(1)
+        assert all(torch.isfinite(value).all() for value in state.values())
