@@ -28,15 +28,26 @@ from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
 from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logger import Output
-from dreamerv2.common.torchutils import resolve_device
-from dreamerv2.running.loading import read_agent, restore_behavior
-from dreamerv2.running.logdir import Logdir, config_of_run, goes_on
+from dreamerv2.running.exported import open_agent
+from dreamerv2.running.exporting import export_run as export
+from dreamerv2.running.exporting import push_agent as push
+from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.own_envs import OwnEnvs, is_maker, prepare_env
 from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.train import Run
 
-__all__ = ["Player", "RunFailed", "UsageError", "defaults", "load", "presets", "train"]
+__all__ = [
+    "Player",
+    "RunFailed",
+    "UsageError",
+    "defaults",
+    "export",
+    "load",
+    "presets",
+    "push",
+    "train",
+]
 
 presets: Mapping[str, Mapping[str, Any]] = load_presets()
 """Named overrides of the defaults: `defaults.update(presets["crafter"])`."""
@@ -101,31 +112,28 @@ def train(
             raise SystemExit(stopped.code) from None
 
 
-def load(logdir: str | Path, env: Any = None, **changes: Any) -> "Player":
-    """Load the trained agent of a run, to act with.
+def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
+    """Load a finished agent, to act with.
 
     Args:
-      logdir: the run's folder.
+      source: a run's folder, the name of an agent that comes along ("boxing"), the
+        folder of an exported one, or hf://ORG/NAME.
       env: the environment to act in, of any kind that `train` takes. By default the one
-        of the run's task, as it was for evaluation.
-      changes: to the run's config, such as device="cpu".
+        of the agent's task, as it was for evaluation.
+      changes: to the agent's config, such as device="cpu".
 
     Raises UsageError if there is no agent, or it does not fit the environment.
     """
-    logdir = Path(logdir).expanduser()
-    path = logdir / "config.yaml"
-    if not path.is_file():
-        raise UsageError(f"There is no run in {logdir}: it has no config.yaml.")
-    config = config_of_run(path, defaults).update({"jit": False, **changes})
+    trained = open_agent(source)
+    config = trained.config.update({"jit": False, **changes})
     check_limits(config)
-    saved = read_agent(logdir, resolve_device(config.device))
     seed = derive_seed(config.seed, "play_env", bits=32)
     if env is None:
         env = make_env(config, seed, train=False)
     else:
         env = prepare_env(env() if is_maker(env) else env, config, seed)
     agent = Agent(config, env.obs_space, env.act_space, Counter())
-    restore_behavior(agent, saved, logdir)
+    trained.restore(agent)
     return Player(agent, env)
 
 

@@ -11,10 +11,11 @@ from ruamel.yaml import YAML
 
 from dreamerv2 import __version__
 from dreamerv2.agent import Agent
+from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.episodes.npz import to_bytes
-from dreamerv2.common.episodes.offline import load_episode
+from dreamerv2.common.episodes.offline import load_episode, recorded_spaces
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
 from dreamerv2.common.suites.packages import require
@@ -59,11 +60,7 @@ def export_run(
     if not isinstance(run, RunAgent):
         raise UsageError(f"{logdir} is exported already: name the folder of a run.")
     config = run.config.update({"jit": False, "device": "cpu"})
-    env = make_env(config, config.seed, train=False)
-    try:
-        spaces, names = (env.obs_space, env.act_space), action_names(env)
-    finally:
-        env.close()
+    spaces, names = _spaces(config, run.folder)
     agent = Agent(config, *spaces, Counter())
     run.restore(agent)
     arrays = load_episode(episode or newest_episode(run.folder))
@@ -71,6 +68,22 @@ def export_run(
     base = Path(folder).expanduser() / name
     found = {"version": __version__, "commit": _commit(), **_progress(run.folder)}
     return write_agent_files(agent, spaces, arrays, base, names, {**found, **story})
+
+
+def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
+    """Return the spaces of a run and the names of its actions.
+
+    Of its task's environment; where that cannot be made here, as one that came from
+    Python, of its episodes.
+    """
+    try:
+        env = make_env(config, config.seed, train=False)
+    except UsageError:
+        return recorded_spaces(logdir), []
+    try:
+        return (env.obs_space, env.act_space), action_names(env)
+    finally:
+        env.close()
 
 
 def newest_episode(logdir: Path) -> Path:

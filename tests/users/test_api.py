@@ -237,5 +237,14 @@ def test_loading_says_what_does_not_fit(trained, make, words):
 
 
 def test_loading_needs_a_run(tmp_path):
-    with pytest.raises(dv2.UsageError, match="There is no run in"):
+    with pytest.raises(dv2.UsageError, match="There is no agent in"):
         dv2.load(tmp_path)
+
+
+def test_an_agent_is_exported_and_loaded_without_its_run(tmp_path, trained):
+    dv2.export(trained, tmp_path / "out", name="mine")
+    player = dv2.load(tmp_path / "out", Corridor())
+    before = dv2.load(trained, Corridor())
+    assert player.agent.config.task == before.agent.config.task
+    obs = player.env.reset()
+    np.testing.assert_array_equal(player(obs)["action"], before(obs)["action"])
