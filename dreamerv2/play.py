@@ -18,7 +18,7 @@ from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
-from dreamerv2.common.episodes.offline import episode_spaces, load_episode
+from dreamerv2.common.episodes.offline import Recordings
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.torchutils import resolve_device
@@ -85,8 +85,13 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
             action_names(env),
         )
     else:
-        arrays = load_episode(episode)
-        source, spaces, names = EpisodeSource(arrays), episode_spaces(arrays), []
+        path = Path(episode).expanduser()
+        recordings = Recordings([path])
+        source, spaces, names = (
+            EpisodeSource(recordings.load(path)),
+            recordings.spaces,
+            [],
+        )
     agent = Agent(config, *spaces, Counter())
     restore_behavior(agent, saved, logdir)
     return DreamPlayer(

@@ -25,7 +25,7 @@ from dreamerv2.common.device.malloc import keep_freed_memory
 from dreamerv2.common.device.profiling import UpdateProfile
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.episodes.memory import warn_if_too_big
-from dreamerv2.common.episodes.offline import recorded_spaces, take_in
+from dreamerv2.common.episodes.offline import Recordings, find_episodes
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.flags import parse_config
@@ -214,7 +214,8 @@ class Run:
         self.train_envs, self.train_driver, self.eval_envs, self.eval_driver = made
         if offline:
             folder = self.logdir if self.resumed else config.offline
-            self.spaces = recorded_spaces(folder)
+            self.recordings = Recordings(find_episodes(folder))
+            self.spaces = self.recordings.spaces
         else:
             env = self.train_envs.envs[0]
             self.spaces = env.obs_space, env.act_space
@@ -250,7 +251,7 @@ class Run:
         """The replays, what fills them, and their streams of batches."""
         offline = self.config.offline
         if offline and not self.resumed:
-            take_in(offline, self.logdir / "train_episodes")
+            self.recordings.take_in(self.logdir / "train_episodes")
         replays = make_replays(self.config, self.logdir)
         self.train_replay, self.eval_replay = replays
         loaded = self.train_replay.stats["loaded_steps"]

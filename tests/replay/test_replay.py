@@ -44,6 +44,29 @@ def test_whole_episode_equals_its_steps(tmp_path):
     assert_same(take(one.dataset(2, 9), 3), take(two.dataset(2, 9), 3))
 
 
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_what_is_stored_does_not_change_with_the_arrays_that_were_given(
+    tmp_path, storage
+):
+    replay = Replay(tmp_path, storage=storage)
+    steps = [make_step(1, i, i == 6) for i in range(7)]
+    buffers = {k: np.array(v) for k, v in steps[0].items()}
+    for step in steps:
+        for key, value in step.items():
+            buffers[key][...] = value
+        replay.add_step(buffers)
+    whole = {k: np.stack([s[k] for s in steps]) for k in steps[0]}
+    expected = {k: v.copy() for k, v in whole.items()}
+    replay.add_episode(whole)
+    for value in whole.values():
+        value[...] = 0
+    assert [len(batch["count"]) for batch in take(replay.dataset(2, 7), 1)] == [2]
+    for index in range(2):
+        found = replay.read(replay._store.recent[index])
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, expected[key], key)
+
+
 def test_log_keys_are_not_stored(tmp_path):
     replay = Replay(tmp_path)
     for index in range(5):

@@ -3,18 +3,11 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from run_tools import CATCH, one_sentence, train_here
 from run_tools import ok as well
 
-from dreamerv2.common.episodes.offline import (
-    episode_spaces,
-    find_episodes,
-    load_episode,
-    take_in,
-)
 from dreamerv2.common.torchutils import named_tensors
 from dreamerv2.running.checkpoint import load_checkpoint
 
@@ -167,39 +160,3 @@ def test_a_world_model_learned_offline_is_the_start_of_a_run_that_acts(
 def test_a_folder_without_episodes_is_the_users_fault(tmp_path):
     told = one_sentence(train(tmp_path / "a", "--offline", tmp_path))
     assert f"Found no episodes in {tmp_path}: give --offline a folder" in told
-
-
-def recorded(length=6, discrete=True):
-    rng = np.random.default_rng(0)
-    action = np.eye(3, dtype=np.float32)[rng.integers(3, size=length)]
-    if not discrete:
-        action = rng.uniform(-1, 1, (length, 2)).astype(np.float32)
-    action[0] = 0
-    flags = np.zeros(length, bool)
-    return {
-        "vector": rng.normal(size=(length, 4)).astype(np.float32),
-        "action": action,
-        "reward": np.ones(length, np.float32),
-        "is_first": np.arange(length) == 0,
-        "is_last": np.arange(length) == length - 1,
-        "is_terminal": flags,
-    }
-
-
-def test_recordings_under_other_names_are_written_anew_once(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    np.savez(source / "walk.npz", **recorded())
-    assert take_in(source, target) == take_in(source, target) == 1
-    (path,) = find_episodes(target)
-    assert path.name.endswith("-5.npz")
-    found = load_episode(path)
-    assert all(np.array_equal(found[k], v) for k, v in recorded().items())
-
-
-@pytest.mark.parametrize("discrete, size", [(True, 3), (False, 2)])
-def test_an_episode_tells_the_spaces(discrete, size):
-    obs_space, act_space = episode_spaces(recorded(discrete=discrete))
-    assert obs_space["vector"].shape == (4,) and "action" not in obs_space
-    assert act_space["action"].shape == (size,)
-    assert getattr(act_space["action"], "discrete", False) == discrete

@@ -10,9 +10,9 @@ from dreamerv2.common.errors import UsageError
 
 
 def convert(name: str, value: object) -> np.ndarray:
-    """A copy of `value` in the type in which the replay stores it.
+    """Return `value` in the type in which the replay stores it; no copy if it has it.
 
-    Floats become float32, signed integers (and unsigned ones of 16 bits) int32; uint8
+    Floats become float32, signed integers (and unsigned ones that fit) int32; uint8
     and bool stay. Raises UsageError, naming the key, for anything else.
     """
     value = np.asarray(value)
@@ -33,7 +33,7 @@ def convert(name: str, value: object) -> np.ndarray:
             f"The replay cannot store '{name}' of type {value.dtype}; have the "
             "environment give floats, integers or booleans."
         )
-    return np.array(value, dtype, order="C")
+    return np.asarray(value, dtype, order="C")
 
 
 def _fits_int32(value: np.ndarray) -> bool:
@@ -108,15 +108,16 @@ class Episode:
             self.arrays[key][self.total] = value
         self.total += 1
 
-    def finish(self, name: str, arrays: Arrays | None) -> None:
-        """Give up the spare room: `arrays` is trimmed(), or None to read the file."""
+    def finish(self, name: str, mapped: bool) -> None:
+        """Give up the spare room or, if the file is to be mapped, the arrays."""
         # In this order: another thread that finds no arrays needs the file's name.
         self.name = name
-        self.arrays = arrays
+        arrays = self.trimmed()
+        self.arrays = None if mapped else {k: v.copy() for k, v in arrays.items()}
 
     def trimmed(self) -> Arrays:
-        """Copies of the arrays without spare room."""
-        return {k: v[: self.total].copy() for k, v in self.arrays.items()}
+        """Return views of the arrays without spare room."""
+        return {k: v[: self.total] for k, v in self.arrays.items()}
 
     def _like_before(self, transition: Arrays) -> bool:
         return transition.keys() == self.arrays.keys() and all(

@@ -16,6 +16,7 @@ from dreamerv2.common.episodes.index import INDEX, Entry, Index, Signature
 from dreamerv2.common.episodes.npz import (
     Arrays,
     Content,
+    EpisodeDamagedError,
     EpisodeLostError,
     from_bytes,
     read_arrays,
@@ -164,7 +165,7 @@ class EpisodeFiles:
         except OSError as error:
             raise EpisodeLostError(name, error.strerror or "unreadable") from error
         except Exception as error:  # As above.
-            raise EpisodeLostError(name, f"damaged: {error}") from error
+            raise EpisodeDamagedError(name, f"damaged: {error}") from error
         episode.fields = content.fields
         if content.fields is None and not self._compress:
             # Without room for that, the unpacked arrays do, which takes longer.

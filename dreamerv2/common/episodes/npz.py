@@ -43,15 +43,23 @@ class Content(NamedTuple):
 
 
 class EpisodeLostError(Exception):
-    """An episode's file is gone or damaged. Args: its name, and the reason."""
+    """An episode's file is gone or cannot be read."""
 
-    @property
-    def name(self) -> str:
-        return self.args[0]
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
 
-    @property
-    def reason(self) -> str:
-        return self.args[1]
+
+class EpisodeDamagedError(EpisodeLostError):
+    """An episode's file does not hold what was written."""
+
+
+class ObjectArrayError(ValueError):
+    """An array holds Python objects, which are never loaded."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"'{key}' holds Python objects, which are never loaded")
+        self.key = key
 
 
 def write_arrays(file: BinaryIO, arrays: Arrays, compress: bool = True) -> None:
@@ -94,6 +102,8 @@ def read_arrays(
                 continue
             data, start = _member(buffer, info)
             dtype, shape, fortran, skip = _header(_head(data))
+            if dtype.hasobject:
+                raise ObjectArrayError(key)
             count = math.prod(shape)
             if skip + count * dtype.itemsize != len(data):
                 raise ValueError(f"'{key}' has another size than it says")
@@ -217,8 +227,6 @@ def _header(start: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     else:
         raise ValueError(f"an array has the unknown format {version}")
-    if dtype.hasobject:
-        raise ValueError("an array holds objects, which are never loaded")
     return dtype, shape, fortran, file.tell()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamerv2.common.episodes.episode import Episode, difference, signature
 from dreamerv2.common.episodes.files import Arrays, EpisodeFiles, steps_in
 from dreamerv2.common.episodes.index import Signature
-from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
+from dreamerv2.common.episodes.npz import EpisodeDamagedError, EpisodeLostError, Reader
 from dreamerv2.common.episodes.played_again import Ahead
 from dreamerv2.common.episodes.retention import DiskLimit, Recent
 from dreamerv2.common.errors import UsageError
@@ -81,7 +81,7 @@ class Store:
         if name is None:
             self._release()
             name = self._files.save(arrays)
-        episode.finish(name, None if self._mapped else arrays)
+        episode.finish(name, self._mapped)
         self._count(episode)
 
     def find(self, name: str) -> Episode | None:
@@ -106,7 +106,7 @@ class Store:
             return
         self._bad.add(name)
         self._reader.close(name)
-        if error.reason.startswith("damaged"):
+        if isinstance(error, EpisodeDamagedError):
             self._files.set_aside(name, error.reason)
         else:
             self._files.aside.append((name, error.reason))
