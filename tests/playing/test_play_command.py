@@ -148,7 +148,7 @@ def test_an_agent_of_another_shape_is_one_sentence(logdir, flags):
         ("--steps -1", "--steps must be 0"),
         ("--keys", "Flag --keys has no value"),
         ("--recrod x.gif", "Unknown flag '--recrod'"),
-        ("--episode /no/such.npz", "Cannot read the episode"),
+        ("--episode /no/such.npz", "Cannot read the recording"),
         ("--task toy_catsh", "did you mean toy_catch?"),
     ],
 )

@@ -252,7 +252,7 @@ def test_pictures_of_0_to_1_stay_floats_even_if_one_file_is_black(tmp_path):
     [
         ("reward", np.full(6, np.nan), "is nan at index 0"),
         ("vector", np.where(np.arange(24) == 9, np.inf, 1).reshape(6, 4), "is inf at"),
-        ("vector", np.full((6, 4), 1e300), "beyond 32-bit floats"),
+        ("vector", np.full((6, 4), 1e300), "is 1e+300 at index 0"),
         ("count", np.full(6, 2**40), "integers beyond 32 bits"),
         ("reward", np.zeros(5), r"has shape (5,), where the action has 6 entries"),
         ("reward", np.zeros((6, 2)), r"has shape (6, 2) instead of (6,)"),

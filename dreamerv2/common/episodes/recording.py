@@ -86,11 +86,14 @@ def _check_numbers(path: Path, key: str, value: np.ndarray, length: int) -> None
             f"has shape {value.shape}, where the action has {length} entries; save one "
             "for each step, the reset's included",
         )
-    finite = np.isfinite(value) if value.dtype.kind == "f" else np.ones(1, bool)
-    if not finite.all():
-        at = int(np.argwhere(~finite)[0][0])
-        bad = value[~finite][0]
-        raise refuse(path, key, f"is {bad} at index {at}; save finite numbers")
+    if value.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(value.astype(np.float32, copy=False))
+        if not finite.all():
+            at, bad = int(np.argwhere(~finite)[0][0]), value[~finite][0]
+            raise refuse(
+                path, key, f"is {bad} at index {at}; save finite 32-bit floats"
+            )
 
 
 def _tidy(path: Path, key: str, value: np.ndarray, length: int) -> np.ndarray:
@@ -106,8 +109,6 @@ def _tidy(path: Path, key: str, value: np.ndarray, length: int) -> np.ndarray:
         value = convert(key, value)
     except UsageError as error:
         raise refuse(path, key, "holds integers beyond 32 bits; save floats") from error
-    if value.dtype == np.float32 and not np.isfinite(value).all():
-        raise refuse(path, key, "holds numbers beyond 32-bit floats; scale them")
     return _as_picture_or_vector(value)
 
 
