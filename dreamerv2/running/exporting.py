@@ -15,7 +15,7 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.episodes.npz import to_bytes
-from dreamerv2.common.episodes.offline import load_episode, recorded_spaces
+from dreamerv2.common.episodes.offline import Recordings, find_episodes
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
 from dreamerv2.common.suites.packages import require
@@ -63,7 +63,8 @@ def export_run(
     spaces, names = _spaces(config, run.folder)
     agent = Agent(config, *spaces, Counter())
     run.restore(agent)
-    arrays = load_episode(episode or newest_episode(run.folder))
+    path = Path(episode or newest_episode(run.folder)).expanduser()
+    arrays = Recordings([path]).load(path)
     name = name or config.task.partition("_")[2] or config.task
     base = Path(folder).expanduser() / name
     found = {"version": __version__, "commit": _commit(), **_progress(run.folder)}
@@ -79,7 +80,7 @@ def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
     try:
         env = make_env(config, config.seed, train=False)
     except UsageError:
-        return recorded_spaces(logdir), []
+        return Recordings(find_episodes(logdir)).spaces, []
     try:
         return (env.obs_space, env.act_space), action_names(env)
     finally:
