@@ -20,14 +20,12 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.episodes.offline import Recordings
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.playing.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
-from dreamerv2.playing.keys import GameKeys, Script, action_names
-from dreamerv2.playing.options import SHARED, run_config, split_flags
+from dreamerv2.playing.keys import GameKeys, action_names
+from dreamerv2.playing.options import SHARED, run_command, run_config
 from dreamerv2.playing.player import step_rate
 from dreamerv2.playing.stepper import Stepper
-from dreamerv2.playing.window import play
 from dreamerv2.running.loading import read_agent, restore_behavior
 from dreamerv2.running.seeds import derive_seed
 
@@ -38,31 +36,25 @@ OPTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code: 2 for what the user can mend."""
-    print_anything()
-    try:
-        argv = sys.argv[1:] if argv is None else list(argv)
-        options, rest = split_flags(argv, OPTIONS, __doc__)
-        script = Script(options.script)
-        config = run_config(rest)
-        player = make_player(config, options.episode, options.scale)
-        title = f"Dreaming of {config.task}"
-        flags = options.steps, options.headless, options.record
-        play(player, script, *flags, title)
-    except UsageError as error:
-        print(f"dreamerv2-play: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Run the command; return the exit code: 2 for what the user can mend."""
+    return run_command("dreamerv2-play", __doc__, argv, OPTIONS, _make)
+
+
+def _make(options: Config, rest: list[str]) -> tuple[DreamPlayer, str]:
+    config = run_config(rest)
+    player = make_player(config, options.episode, options.scale)
+    return player, f"Dreaming of {config.task}"
 
 
 def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlayer:
-    """The agent of config.logdir on its game, or on a stored episode.
+    """Make the agent of config.logdir play its game, or a stored episode.
 
     An episode takes the game's place if one is named, and, with a sentence, if the
-    environment cannot be made here. Raises UsageError where there is neither, and for
-    a checkpoint that is missing, damaged, or of another agent.
+    environment cannot be made here.
+
+    Raises:
+      UsageError: Neither is there, or the checkpoint is missing, damaged, or of
+        another agent.
     """
     if config.logdir in ("", os.devnull):
         raise UsageError("No --logdir was given: name the folder of a trained agent.")
@@ -79,19 +71,14 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
                 raise
             print(f"{error} Until then, the dream starts from the episode {episode}.")
     if env is not None:
-        source, spaces, names = (
-            EnvSource(env),
-            (env.obs_space, env.act_space),
-            action_names(env),
-        )
+        source, names = EnvSource(env), action_names(env)
+        spaces = env.obs_space, env.act_space
     else:
         path = Path(episode).expanduser()
         recordings = Recordings([path])
-        source, spaces, names = (
-            EpisodeSource(recordings.load(path)),
-            recordings.spaces,
-            [],
-        )
+        aspect = 160 / 210 if config.task.startswith("atari_") else 1.0
+        source, names = EpisodeSource(recordings.load(path), aspect), []
+        spaces = recordings.spaces
     agent = Agent(config, *spaces, Counter())
     restore_behavior(agent, saved, logdir)
     return DreamPlayer(
@@ -105,7 +92,7 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
 
 
 def _newest_episode(logdir: Path, task: str) -> str:
-    """The path of a run's newest episode; empty if there is none of this task."""
+    """Return the path of a run's newest episode; empty if there is none of the task."""
     saved = logdir / "config.yaml"
     if not saved.is_file() or Config.read(saved).flat.get("task") != task:
         return ""  # The task's name may have a mistake in it.

@@ -18,14 +18,12 @@ import numpy as np
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.suites.atari import find_rom
-from dreamerv2.playing.canvas import Scene, bars
-from dreamerv2.playing.keys import GameKeys, Script, action_names
-from dreamerv2.playing.options import SHARED, run_config, split_flags
-from dreamerv2.playing.player import Player, step_rate
-from dreamerv2.playing.window import play
+from dreamerv2.playing.canvas import Canvas, Scene, bars
+from dreamerv2.playing.keys import GameKeys, action_names
+from dreamerv2.playing.options import SHARED, run_command, run_config
+from dreamerv2.playing.player import KeyPlayer, screen_aspect, screen_of, step_rate
 from dreamerv2.running.seeds import derive_seed
 
 PERSON, CHANCE = (30, 74, 120), (96, 78, 28)
@@ -38,28 +36,20 @@ OPTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code: 2 for what the user can mend."""
-    print_anything()
-    try:
-        argv = sys.argv[1:] if argv is None else list(argv)
-        options, rest = split_flags(argv, OPTIONS, __doc__)
-        script = Script(options.script)
-        if options.env:
-            rest += ["--task", task_of(options.env)]
-        config = run_config(rest)
-        player = make_player(config, options.folder, options.scale)
-        flags = options.steps, options.headless, options.record
-        play(player, script, *flags, f"Playing {config.task}")
-    except UsageError as error:
-        print(f"dreamerv2-play-test: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Run the command; return the exit code: 2 for what the user can mend."""
+    return run_command("dreamerv2-play-test", __doc__, argv, OPTIONS, _make)
+
+
+def _make(options: Config, rest: list[str]) -> tuple["EnvPlayer", str]:
+    if options.env:
+        rest += ["--task", task_of(options.env)]
+    config = run_config(rest)
+    player = make_player(config, options.folder, options.scale)
+    return player, f"Playing {config.task}"
 
 
 def task_of(env_id: str) -> str:
-    """The task for a Gymnasium id; old ids of Atari games lead to our own Atari."""
+    """Return the task of a Gymnasium id; old ids of Atari lead to our own Atari."""
     if env_id in gymnasium.registry:
         return f"gym_{env_id}"
     game = re.sub(r"(-ram)?(NoFrameskip|Deterministic)?-v\d+$", "", env_id)
@@ -75,29 +65,27 @@ def task_of(env_id: str) -> str:
 
 
 def make_player(config: Config, save: str = "", scale: int = 5) -> "EnvPlayer":
-    """A person at the environment of config.task."""
+    """Seat a person at the environment of config.task."""
     seed = derive_seed(config.seed, "play_env", bits=32)
     env = make_env(config, seed, train=True)
     replay = Replay(save) if save else None
     keys = GameKeys(env.act_space["action"], action_names(env))
-    return EnvPlayer(
-        env,
-        keys,
-        step_rate(config.task, config.action_repeat, env),
-        replay,
-        scale,
-    )
+    rate = step_rate(config.task, config.action_repeat, env)
+    return EnvPlayer(env, keys, rate, replay, scale)
 
 
-class EnvPlayer(Player):
-    """A person, or chance, plays an environment.
+class EnvPlayer(KeyPlayer):
+    """Lets a person, or chance, play an environment.
 
     Args:
       env: in our own interface, wrapped as for the agent.
-      keys, rate, scale: see Player.
+      keys, rate: see KeyPlayer.
       replay: gets each episode when it ends, and at the end the last one, cut short,
         as by a time limit; None keeps none.
+      scale: see Canvas.
     """
+
+    HINT = "arrows and space play    l random    p pause    + - speed    F1 all keys"
 
     def __init__(
         self,
@@ -107,7 +95,7 @@ class EnvPlayer(Player):
         replay: Replay | None = None,
         scale: int = 5,
     ):
-        super().__init__(keys, rate, scale)
+        super().__init__(keys, rate)
         self.control = "person"  # Or random.
         self.view = "both"  # Or screen, or agent.
         self.saved = 0
@@ -125,9 +113,10 @@ class EnvPlayer(Player):
             **self.commands,
         }
         self._begin()
+        self.canvas = Canvas(3, scale, screen_aspect(self.picture))
 
     def close(self) -> None:
-        """Keeps the episode at hand and frees the environment."""
+        """Keep the episode at hand and free the environment."""
         self._keep()
         self._env.close()
 
@@ -157,8 +146,7 @@ class EnvPlayer(Player):
         return {**obs, "action": np.array(self.action)}
 
     def _keep(self) -> None:
-        """Saves the episode; one that was left in the middle ends there, without
-        being terminal."""
+        """Save the episode; one left in the middle ends there, and is not terminal."""
         steps, self._episode = self._episode, []
         if self._replay is None or len(steps) < 2:
             return
@@ -169,20 +157,15 @@ class EnvPlayer(Player):
         print(f"Saved an episode of {len(steps) - 1} steps, return {self.total:g}.")
 
     def _render(self) -> np.ndarray | None:
-        """The real screen; None where there is none."""
-        if not hasattr(self._env, "render"):
-            return None
+        """Return the real screen; None where there is none."""
         try:
-            picture = self._env.render()
+            return screen_of(self._env)
         except gymnasium.error.DependencyNotInstalled as error:
             self.note = f"No screen: {error}"
             return None
-        picture = None if picture is None else np.asarray(picture)
-        shown = picture is not None and picture.ndim == 3 and picture.size
-        return picture if shown else None
 
     def _agent_view(self) -> tuple[str, np.ndarray]:
-        """The image that the agent sees, or its vectors as bars, with a caption."""
+        """Return a caption, and the agent's image, or its vectors as bars."""
         arrays = {k: np.asarray(v) for k, v in self.obs.items() if k[:4] != "log_"}
         images = {k: v for k, v in arrays.items() if v.ndim == 3}
         if images:
@@ -224,7 +207,7 @@ class EnvPlayer(Player):
 
 
 def _let_render(env: Any) -> None:
-    """Has a Gymnasium environment that was made for training give its screen, too."""
+    """Have a Gymnasium environment made for training give its screen, too."""
     base = getattr(env, "unwrapped", None)
     modes = (getattr(base, "metadata", None) or {}).get("render_modes", ())
     lacks = isinstance(base, gymnasium.Env) and base.render_mode is None

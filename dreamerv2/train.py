@@ -42,7 +42,7 @@ from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Ti
 from dreamerv2.common.outputs.progress import progress
 from dreamerv2.common.outputs.services import make_outputs
 from dreamerv2.common.outputs.stdout import print_anything
-from dreamerv2.common.outputs.stills import save_stills
+from dreamerv2.common.outputs.stills import save_stills, set_apart
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every, Until
@@ -404,10 +404,9 @@ class Run:
 
     def report(self, batch: dict[str, Any], mode: str) -> None:
         """Open-loop videos for the logger, and stills of them in DIR/report."""
-        videos = self.agent.report(batch)
-        self.logger.add(videos, prefix=mode)
-        vectors = self.agent.report_vectors(batch)
+        videos, vectors = self.agent.report(batch), self.agent.report_vectors(batch)
         folder, count = self.logdir / "report", min(6, len(batch["action"]))
+        self.logger.add(set_apart(videos, count), prefix=mode)
         save_stills(folder, self.logger.frames, videos, vectors, count)
 
     def count_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
@@ -423,8 +422,10 @@ class Run:
         self.logger.add(self.metrics.means())
         self.logger.add(self.timer.shares(), prefix="time")
         with self.aside():
-            report = self.agent.report(next(self.report_dataset))
-        self.logger.add(report, prefix="train")
+            batch = next(self.report_dataset)
+            videos = self.agent.report(batch)
+        count = min(6, len(batch["action"]))
+        self.logger.add(set_apart(videos, count), prefix="train")
         if self.config.log_histograms:
             for name, value in parameters(self.agent).items():
                 self.logger.histogram(name, value)

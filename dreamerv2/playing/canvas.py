@@ -16,11 +16,12 @@ GAP = 8
 class Scene:
     """All that is to be seen at a moment.
 
-    title: the line at the top; color: (r, g, b) behind it.
-    panes: (caption, picture) side by side; pictures (H, W), (H, W, 1 or 3) uint8.
+    title, color: the line at the top, and (r, g, b) behind it.
+    panes: (caption, picture) side by side. Captions have up to two lines; pictures are
+      (H, W) or (H, W, 1 or 3) uint8.
     cells: (name, value) of the strip below them, in words.
-    note: one line at the bottom.
-    help: (keys, meaning) in place of the panes; none if empty.
+    note, fade: one line at the bottom, and how much of it has faded, 0 to 1.
+    help: (keys, meaning) in place of the panes, if there are any.
     """
 
     title: str
@@ -28,33 +29,34 @@ class Scene:
     panes: Sequence[tuple[str, np.ndarray]]
     cells: Sequence[tuple[str, str]]
     note: str = ""
+    fade: float = 0.0
     help: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
 class Canvas:
-    """Draws scenes, all of one size.
+    """Draws scenes, all of one size: title, panes, captions, cells, note.
 
     Args:
-      panes: this many 64x64 pictures fit side by side at full scale.
-      scale: screen pixels for each of their pixels.
+      panes: this many pictures fit side by side at full scale.
+      scale: a picture is 64 * scale screen pixels wide.
+      aspect: width / height at which all pictures are shown.
     """
 
-    def __init__(self, panes: int = 3, scale: int = 5):
-        self._box = 64 * scale
-        width = panes * self._box + (panes + 1) * GAP
+    def __init__(self, panes: int = 3, scale: int = 5, aspect: float = 1.0):
+        self._aspect = aspect
+        self._box = 64 * scale, round(64 * scale / aspect)
         self._font = ImageFont.load_default(max(11, 3 * scale))
         self._small = ImageFont.load_default(max(9, 13 * scale // 5))
-        line, small = _height(self._font), _height(self._small)
-        self._top = line + 2 * GAP
-        self._caption = small + GAP
-        strip = self._top + self._box + GAP + self._caption
-        self._strip = strip
-        self._bottom = strip + small + line + 2 * GAP
-        height = self._bottom + small + GAP
+        self._line, self._low = _height(self._font), _height(self._small)
+        self._top = self._line + 2 * GAP
+        self._strip = self._top + self._box[1] + 2 * self._low + 2 * GAP
+        self._bottom = self._strip + self._low + self._line + 2 * GAP
+        height = self._bottom + self._low + GAP
+        width = panes * self._box[0] + (panes + 1) * GAP
         self.size = (height + height % 2, width + width % 2)  # Videos want even ones.
 
     def draw(self, scene: Scene) -> np.ndarray:
-        """The scene as (H, W, 3) uint8, with (H, W) = self.size."""
+        """Return the scene as (H, W, 3) uint8, with (H, W) = self.size."""
         height, width = self.size
         image = Image.new("RGB", (width, height), BACK)
         draw = ImageDraw.Draw(image)
@@ -65,54 +67,53 @@ class Canvas:
         else:
             self._draw_panes(image, draw, scene.panes)
         self._draw_cells(draw, scene.cells)
-        draw.text((GAP, self._bottom), scene.note, FAINT, self._small)
+        color = np.array(TEXT) * (1 - scene.fade) + np.array(BACK) * scene.fade
+        note = _shorten(draw, scene.note, self._small, width - 2 * GAP)
+        place = (width / 2, self._bottom)
+        draw.text(place, note, tuple(color.astype(int)), self._small, anchor="ma")
         return np.array(image)
 
     def _draw_panes(self, image, draw, panes) -> None:
         width = self.size[1]
-        room = (width - GAP) // max(1, len(panes)) - GAP
-        side = min(self._box, room - room % 32 if room >= 32 else room)
-        left = (width - len(panes) * (side + GAP) + GAP) // 2
-        top = self._top + GAP // 2 + (self._box - side) // 2
+        room = min(self._box[0], (width - GAP) // max(1, len(panes)) - GAP)
+        size = room, round(room / self._aspect)
+        left = (width - len(panes) * (room + GAP) + GAP) // 2
+        top = self._top + GAP // 2 + (self._box[1] - size[1]) // 2
         for caption, picture in panes:
-            picture = _fit(picture, side)
-            x = left + (side - picture.width) // 2
-            y = top + (side - picture.height) // 2
-            image.paste(picture, (x, y))
-            place = (left + side / 2, top + side + 3)
-            draw.text(place, caption, FAINT, self._small, anchor="ma")
-            left += side + GAP
+            image.paste(_resize(picture, size), (left, top))
+            for row, text in enumerate(caption.split("\n")):
+                place = (left + room / 2, top + size[1] + 3 + row * self._low)
+                text = _shorten(draw, text, self._small, room)
+                draw.text(place, text, FAINT, self._small, anchor="ma")
+            left += room + GAP
 
     def _draw_cells(self, draw, cells) -> None:
-        height, width = self.size
-        top = self._strip
-        bottom = self._bottom - GAP // 2
-        draw.rectangle((0, top, width, bottom), fill=BAR)
+        width, top = self.size[1], self._strip
+        draw.rectangle((0, top, width, self._bottom - GAP // 2), fill=BAR)
         each = (width - 2 * GAP) / max(1, len(cells))
-        value_top = top + _height(self._small) + GAP
         for index, (name, value) in enumerate(cells):
-            x = GAP + index * each
+            x, value_top = GAP + index * each, top + self._low + GAP // 2
             draw.text((x, top + GAP // 2), name, FAINT, self._small)
-            draw.text((x, value_top - GAP // 2), value, TEXT, self._font)
+            value = _shorten(draw, value, self._font, each - GAP)
+            draw.text((x, value_top), value, TEXT, self._font)
 
     def _draw_help(self, draw, rows) -> None:
-        """Two columns of keys and their meanings."""
+        """Draw two columns of keys and their meanings."""
         half = -(-len(rows) // 2)
-        line = (self._box + GAP) / max(10, half)
-        font = self._font if line > _height(self._font) else self._small
+        line = (self._box[1] + GAP) / max(10, half)
+        font = self._font if line > self._line else self._small
         for index, (keys, meaning) in enumerate(rows):
             column, row = divmod(index, half)
             x = 2 * GAP + column * self.size[1] / 2
             y = self._top + GAP + row * line
             draw.text((x, y), keys, TEXT, font)
-            draw.text((x + self._box * 0.25, y), meaning, FAINT, font)
+            draw.text((x + self._box[0] * 0.25, y), meaning, FAINT, font)
 
 
 def bars(values: np.ndarray, size: int = 64) -> np.ndarray:
-    """A vector (N,) as a picture (size, size, 1) uint8 of bars from the middle line.
+    """Return a vector (N,) as a picture (size, size, 1) uint8 of bars up and down.
 
-    The scale bends, so that both 0.1 and 10 can be seen; the ends are plus and minus
-    infinity.
+    A bar's length is x / (1 + |x|), so that both 0.1 and 10 can be seen.
     """
     values = np.asarray(values, np.float32).reshape(-1)[:size]
     picture = np.zeros((size, size, 1), np.uint8)
@@ -126,18 +127,28 @@ def bars(values: np.ndarray, size: int = 64) -> np.ndarray:
     return picture
 
 
-def _fit(picture: np.ndarray, side: int) -> Image.Image:
-    """As large as fits into a square; small pictures keep their sharp pixels."""
+def _resize(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Resize to (width, height); small pictures keep their sharp pixels."""
     picture = as_image(picture)
     height, width = picture.shape[:2]
-    image = Image.fromarray(
-        np.ascontiguousarray(np.broadcast_to(picture, (height, width, 3)))
-    )
-    ratio = side / max(height, width)
-    size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    small = max(height, width) <= 100
-    kind = Image.Resampling.NEAREST if small else Image.Resampling.BILINEAR
-    return image.resize(size, kind)
+    image = np.broadcast_to(picture, (height, width, 3))
+    image = Image.fromarray(np.ascontiguousarray(image))
+    if max(height, width) <= 100:
+        times = -(-max(size) // min(height, width))
+        whole = (width * times, height * times)
+        return image.resize(whole, Image.Resampling.NEAREST).resize(
+            size, Image.Resampling.BOX
+        )
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _shorten(draw, text: str, font, room: float) -> str:
+    """Cut off what does not fit into so many pixels."""
+    if draw.textlength(text, font) <= room:
+        return text
+    while text and draw.textlength(f"{text}...", font) > room:
+        text = text[:-1]
+    return f"{text}..." if text else ""
 
 
 def _height(font) -> int:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamerv2.playing.canvas import Scene
+from dreamerv2.common.networks.rssm import State
+from dreamerv2.playing.canvas import Canvas, Scene
 from dreamerv2.playing.keys import GameKeys
-from dreamerv2.playing.player import Player
-from dreamerv2.playing.stepper import State, Stepper
+from dreamerv2.playing.player import KeyPlayer, screen_aspect, screen_of
+from dreamerv2.playing.stepper import Stepper
 
 REAL, DREAM = (24, 84, 58), (92, 44, 148)
 
@@ -23,11 +24,17 @@ class EnvSource:
         self._env = env
 
     def reset(self) -> dict[str, Any]:
-        """A new episode."""
+        """Begin an episode."""
         return self._env.reset()
 
+    def aspect(self) -> float:
+        """Return width / height of the screen that the images were made of."""
+        spaces = self._env.obs_space.values()
+        images = any(len(space.shape) == 3 for space in spaces)
+        return screen_aspect(screen_of(self._env) if images else None)
+
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-        """The next observation, and the action that led to it."""
+        """Return the next observation, and the action that led to it."""
         return self._env.step({"action": action}), action
 
     def close(self) -> None:
@@ -40,22 +47,27 @@ class EpisodeSource:
     title = "STORED EPISODE"
     follows = False
 
-    def __init__(self, episode: dict[str, np.ndarray]):
+    def __init__(self, episode: dict[str, np.ndarray], aspect: float = 1.0):
         self._episode = episode
+        self._aspect = aspect
         self._index = 0
 
     def reset(self) -> dict[str, Any]:
-        """The episode from its beginning."""
+        """Go back to the episode's beginning."""
         self._index = 0
         return self._at(0)
 
+    def aspect(self) -> float:
+        """Return width / height at which the images are shown."""
+        return self._aspect
+
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-        """The next stored observation, and the stored action."""
+        """Return the next stored observation, and the stored action."""
         self._index += 1
         return self._at(self._index), self._episode["action"][self._index]
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Free nothing."""
 
     def _at(self, index: int) -> dict[str, Any]:
         obs = {k: v[index] for k, v in self._episode.items() if k != "action"}
@@ -63,20 +75,22 @@ class EpisodeSource:
         return {**obs, "is_last": bool(obs["is_last"]) or last}
 
 
-class DreamPlayer(Player):
-    """An agent, a person or chance plays the real game, or a dream of it.
+class DreamPlayer(KeyPlayer):
+    """Lets an agent, a person or chance play the real game, or a dream of it.
 
-    In the real game the model sees each frame. In a dream it gets no observation:
-    what is seen is imagined from the actions alone. As long as it can, the real game
-    goes on beside the dream, with the same actions, so that both can be compared; it
-    stands still once the dream was rewound or the game is over.
+    In the real game the model sees each frame; a dream is imagined from the actions
+    alone. The real game goes on beside it with the same actions, to be compared with,
+    and stands still once the dream was rewound or the game is over.
 
     Args:
       stepper: of the trained world model.
       source: the real game.
-      keys, rate, scale: see Player.
+      keys, rate: see KeyPlayer.
       space: of the actions, to draw random ones from.
+      scale: see Canvas.
     """
+
+    HINT = "i dream    n four futures    k play yourself    p pause    F1 all keys"
 
     BRANCHES = 4
     REWIND = 10  # Steps for each press of the key.
@@ -91,7 +105,7 @@ class DreamPlayer(Player):
         space: Any,
         scale: int = 5,
     ):
-        super().__init__(keys, rate, scale)
+        super().__init__(keys, rate)
         self.control = "agent"  # Or person, or random.
         self.view = "both"  # Or environment, or model.
         self.dream: State | None = None
@@ -114,22 +128,23 @@ class DreamPlayer(Player):
             **self.commands,
         }
         self._begin()
+        self.canvas = Canvas(3, scale, source.aspect())
 
     @property
     def dreaming(self) -> bool:
-        """Whether what is played is a dream."""
+        """Return whether what is played is a dream."""
         return self.dream is not None
 
     @property
     def futures(self) -> int:
-        """How many are dreamed side by side; 0 in the real game."""
+        """Return how many are dreamed side by side; 0 in the real game."""
         return len(self.dream["deter"]) if self.dreaming else 0
 
     def close(self) -> None:
         self._source.close()
 
     def _begin(self) -> None:
-        """A new episode of the real game."""
+        """Begin an episode of the real game."""
         self.obs = self._source.reset()
         self.game_step = 0
         self.over = False
@@ -161,7 +176,7 @@ class DreamPlayer(Player):
         self.dream_total = self.dream_total + self.reading.reward
 
     def _choose(self, state: State) -> np.ndarray:
-        """The actions (B, A) in B states."""
+        """Choose actions (B, A) in B states."""
         count = len(state["deter"])
         if self.control == "agent":
             return self._stepper.act(state)
@@ -169,7 +184,7 @@ class DreamPlayer(Player):
         return np.repeat(chosen.astype(np.float32)[None], count, 0)
 
     def _real_step(self, action: np.ndarray) -> None:
-        """A step of the game, and of the model that looks at it."""
+        """Step the game, and the model that looks at it."""
         self.obs, self.action = self._source.step(action)
         self.game_step += 1
         self.reward = float(self.obs["reward"])
@@ -232,7 +247,7 @@ class DreamPlayer(Player):
 
     def _branch(self) -> None:
         if self.futures > 1:
-            self.dream = self._stepper.first(self.dream)
+            self.dream = self._stepper.repeat(self.dream, 1)
             self.dream_total = self.dream_total[:1]
             self.note = "On with the first future."
         else:
@@ -281,22 +296,24 @@ class DreamPlayer(Player):
 
     def _panes(self) -> list[tuple[str, np.ndarray]]:
         truth, models = self._stepper.picture(self.obs), self.reading.images
-        still = ", over" if self.over else ", stands still"
+        still = "\nover" if self.over else "\nstands still"
         still = still if self.dreaming and self.parted else ""
         real = (f"environment{still}", truth)
         name = "dream" if self.dreaming else "model"
         dreams = [(name, models[0])]
         if self.futures > 1:
             dreams = [
-                (f"future {i + 1}: reward {total:+.2f}, value {value:.2f}", image)
+                (f"future {i + 1}: {total:+.2f}\nvalue {value:.2f}", image)
                 for i, (image, total, value) in enumerate(
                     zip(models, self.dream_total, self.reading.value, strict=True)
                 )
             ]
         if self.view == "environment":
             return [real]
-        if self.view == "model" or len(dreams) > 1:
+        if self.view == "model":
             return dreams
+        if self.futures > 1:
+            return [real, *dreams]
         difference = (models[0].astype(int) - truth) // 2 + 128
         if still:
             difference = np.full_like(difference, 128)

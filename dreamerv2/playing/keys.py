@@ -1,4 +1,4 @@
-"""Keys: what an environment's own keys are, and scripts of keys for a run unseen.
+"""The keys that play an environment, and scripts of keys for a run without a window.
 
 Keys have pygame's names ("a", "space", "left", "f1"), but "esc" for escape.
 """
@@ -12,18 +12,11 @@ import numpy as np
 
 from dreamerv2.common.errors import UsageError
 
-ALIASES = {
-    "escape": "esc",
-    "=": "+",  # The same key on many keyboards.
-    "[+]": "+",
-    "[-]": "-",
-    "_": "-",
-    "period": ".",
-    "[.]": ".",
-    "plus": "+",
-    "minus": "-",
-    "fire": "space",
-}
+ALIASES = {"escape": "esc", "period": ".", "[.]": ".", "fire": "space"}
+# The same keys on many keyboards, and their names.
+ALIASES |= dict.fromkeys(("=", "[+]", "plus"), "+") | dict.fromkeys(
+    ("_", "[-]", "minus"), "-"
+)
 
 # Taken by the programs themselves, so never by an environment.
 COMMANDS = ("m", "k", "l", "i", "r", "f", "esc", "v", "p", ".", "+", "-")
@@ -32,20 +25,9 @@ COMMANDS += ("b", "n", "c", "f1")
 _SPARE = "1234567890" + "wasdqezxtyuoghj"
 _KNOWN = (*COMMANDS, *_SPARE, "space", "left", "right", "up", "down")
 
-_WORDS = {
-    "up": "up",
-    "forward": "up",
-    "north": "up",
-    "down": "down",
-    "south": "down",
-    "left": "left",
-    "west": "left",
-    "right": "right",
-    "east": "right",
-    "fire": "space",
-    "do": "space",
-    "toggle": "space",
-}
+_WORDS = {word: word for word in ("up", "down", "left", "right")}
+_WORDS |= {"forward": "up", "north": "up", "south": "down", "west": "left"}
+_WORDS |= {"east": "right", "fire": "space", "do": "space", "toggle": "space"}
 _IDLE = ("noop", "stay", "none", "idle", "nothing", "still")
 
 # Environments that do not say what their actions mean.
@@ -61,11 +43,11 @@ _NAMES = {
 
 
 class GameKeys:
-    """Which keys play an environment, and the action of those that are held.
+    """The keys that play an environment, and the action of those that are held.
 
-    The space decides: for one-hot actions each key, or several at once, is one action,
-    by its name; for continuous ones left/right is the first number, up/down the
-    second, and pairs of letters the others, all the way to the bounds.
+    A one-hot action has a key, or several at once, by its name. Of continuous actions
+    left/right is the first number, up/down the second, pairs of letters the others,
+    each all the way to its bounds.
 
     Args:
       space: of the action: a OneHotSpace, or a Box (A,).
@@ -87,13 +69,13 @@ class GameKeys:
 
     @property
     def keys(self) -> set[str]:
-        """Every key that plays."""
+        """Return every key that plays."""
         if self._discrete:
             return {key for combo in self._combos for key in combo} | {*self._aliases}
         return {key for pair in self._pairs for key in pair}
 
     def action(self, held: Iterable[str]) -> np.ndarray:
-        """The action (A,) float32 for the keys that are held."""
+        """Return the action (A,) float32 for the keys that are held."""
         held = {self._aliases.get(key, key) for key in held}
         if not self._discrete:
             return self._continuous(held)
@@ -103,13 +85,13 @@ class GameKeys:
         return np.eye(len(self._names), dtype=np.float32)[index]
 
     def name(self, action: np.ndarray) -> str:
-        """An action in words."""
+        """Return an action in words."""
         if self._discrete:
             return self._names[int(np.argmax(action))].lower().replace("_", " ")
         return " ".join(f"{value:+.2f}" for value in action[:4])
 
     def help(self) -> list[tuple[str, str]]:
-        """(keys, meaning) of all of them."""
+        """Return (keys, meaning) of all of them."""
         if not self._discrete:
             names = [f"action {i}: less, more" for i in range(len(self._pairs))]
             return [(" ".join(p), n) for p, n in zip(self._pairs, names, strict=True)]
@@ -133,7 +115,7 @@ class GameKeys:
 
 
 def action_names(env: Any) -> list[str]:
-    """What an environment says that its discrete actions mean; empty if nothing."""
+    """Return the names that an environment gives its discrete actions, if any."""
     names = getattr(env, "action_names", None)
     if names is not None:
         return [str(name) for name in names]
@@ -149,7 +131,7 @@ def action_names(env: Any) -> list[str]:
 
 
 def _combos(names: Sequence[str]) -> dict[frozenset[str], int]:
-    """The keys of each action: by its name, else the next spare one."""
+    """Map an action's keys, by its name or the next spare one, to its index."""
     combos: dict[frozenset[str], int] = {}
     nameless = []
     word = "|".join(_WORDS)
@@ -168,7 +150,7 @@ def _combos(names: Sequence[str]) -> dict[frozenset[str], int]:
 
 
 def _vertical(combos: dict[frozenset[str], int]) -> dict[str, str]:
-    """In Pong, up and down are called right and left: take those keys as well."""
+    """Map up and down to right and left, as Pong calls them."""
     used = {key for combo in combos for key in combo}
     if {"left", "right"} <= used and not {"up", "down"} & used:
         return {"up": "right", "down": "left"}
@@ -184,7 +166,7 @@ def _pairs(size: int) -> list[tuple[str, str]]:
 
 
 def canonical(key: str) -> str:
-    """One name for each key."""
+    """Return the one name of a key."""
     key = key.lower()
     return ALIASES.get(key, key)
 
@@ -201,8 +183,8 @@ class Press:
 class Script:
     """Keys to be pressed at given steps, as in "i 100:k 120:left*20 200:m".
 
-    A word is STEP:KEY; without a step it is pressed at step 0. KEY*N holds the key for
-    N steps instead of one. Raises UsageError for words that are none of these.
+    STEP:KEY presses at a step, KEY at step 0; KEY*N holds it for N steps. Raises
+    UsageError for other words.
     """
 
     def __init__(self, text: str = ""):
@@ -212,11 +194,11 @@ class Script:
 
     @property
     def last(self) -> int:
-        """The last step at which a key is held."""
+        """Return the last step at which a key is held."""
         return max((press.step + press.steps for press in self._presses), default=0)
 
     def apply(self, player: Any, step: int) -> list[str]:
-        """Release and press what is due; returns the pressed keys."""
+        """Release and press what is due; return the pressed keys."""
         for press in self._presses:
             if press.step + press.steps == step:
                 player.release(press.key)

@@ -1,6 +1,7 @@
 """The command lines of play.py and play_test.py: own flags, and a run's config."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags, parse_config
 from dreamerv2.common.limits import check_limits
+from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.playing.keys import Script
+from dreamerv2.playing.player import KeyPlayer
+from dreamerv2.playing.window import play
 from dreamerv2.running.logdir import config_of_run
 
 SHARED = {
@@ -25,12 +30,39 @@ RENAMED = {"keys": "script", "save": "folder"}
 SUITE_PRESETS = {"atari": "atari", "crafter": "crafter"}
 
 
+def run_command(
+    name: str,
+    doc: str,
+    argv: Sequence[str] | None,
+    options: Mapping[str, tuple[Any, str]],
+    make: Callable[[Config, list[str]], tuple[KeyPlayer, str]],
+) -> int:
+    """Run play.py or play_test.py; return the exit code: 2 for what the user can mend.
+
+    Args:
+      name, doc: for messages and for --help.
+      options: name -> (default, meaning), beside the flags of the run's config.
+      make: takes the options' values and other arguments; gives player and title.
+    """
+    print_anything()
+    try:
+        argv = sys.argv[1:] if argv is None else list(argv)
+        given, rest = split_flags(argv, options, doc)
+        script = Script(given.script)
+        player, title = make(given, rest)
+        play(player, script, given.steps, given.headless, given.record, title)
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
 def split_flags(
     argv: Sequence[str], options: Mapping[str, tuple[Any, str]], doc: str
 ) -> tuple[Config, list[str]]:
-    """A program's own options, and the arguments that are for the run's config.
-
-    The options' names are those of the flags, but for RENAMED.
+    """Return a program's own options, named as RENAMED says, and all other arguments.
 
     Args:
       options: name -> (default, meaning).
@@ -52,8 +84,10 @@ def split_flags(
 
 
 def run_config(argv: Sequence[str]) -> Config:
-    """The config of a run: --configs if given, else the logdir's config.yaml, else the
-    task's preset; then the other flags. Nothing is compiled."""
+    """Return the config of a run, in which nothing is compiled.
+
+    It begins with --configs, else the logdir's config.yaml, else the task's preset.
+    """
     presets = load_presets()
     if any(a.partition("=")[0] == "--configs" for a in argv):
         return _checked(parse_config(argv, presets))
@@ -72,7 +106,7 @@ def _checked(config: Config) -> Config:
 
 
 def _with_values(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """--headless alone means --headless True; the words of --keys are one value."""
+    """Give --headless alone the value True, and join the words of --keys."""
     result: list[str] = []
     argv = list(argv)
     while argv:

@@ -15,7 +15,7 @@ from dreamerv2.playing.keys import GameKeys, canonical
 SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-class Player(ABC):
+class KeyPlayer(ABC):
     """Turns keys into state, and state into a frame.
 
     Subclasses add to ``commands`` (key -> (function, meaning)), do one step of their
@@ -24,19 +24,20 @@ class Player(ABC):
     Args:
       keys: those that play the environment.
       rate: policy steps per second at the game's own speed.
-      scale: see Canvas.
-      panes: see Canvas.
     """
 
-    def __init__(self, keys: GameKeys, rate: float, scale: int = 5, panes: int = 3):
+    canvas: Canvas  # Made by the subclass, when it has seen the game's screen.
+
+    HINT = "F1 shows the keys."  # The note at the beginning.
+    NOTE_SECONDS, FADE_SECONDS = 6.0, 3.0  # A note stays, then fades.
+
+    def __init__(self, keys: GameKeys, rate: float):
         self.game_keys = keys
         self.rate = rate
-        self.canvas = Canvas(panes, scale)
         self.paused = False
         self.help = False
         self.done = False
         self.steps = 0
-        self.note = "F1 shows the keys."
         self._speed = SPEEDS.index(1.0)
         self._single = False
         self._held: set[str] = set()
@@ -49,19 +50,29 @@ class Player(ABC):
             "f1": (self._toggle_help, "this list"),
             "esc": (self._leave, "leave"),
         }
+        self.note = self.HINT
+
+    @property
+    def note(self) -> str:
+        """One line for the person; it fades when it has been seen."""
+        return self._note
+
+    @note.setter
+    def note(self, text: str) -> None:
+        self._note, self._noted = text, self.steps
 
     @property
     def speed(self) -> float:
-        """How many times the game's own rate."""
+        """Return how many times the game's own rate."""
         return SPEEDS[self._speed]
 
     @property
     def idle(self) -> bool:
-        """Whether tick() would do nothing."""
+        """Return whether tick() would do nothing."""
         return self.done or (self.paused and not self._single)
 
     def press(self, key: str) -> None:
-        """A key goes down: a command is done at once, a game's key is held."""
+        """Do a command at once, or hold a key of the game."""
         key = canonical(key)
         if key in self.commands:
             self.commands[key][0]()
@@ -70,11 +81,11 @@ class Player(ABC):
             self._tapped.add(key)
 
     def release(self, key: str) -> None:
-        """A key comes up. One that came up before a step still counts in it."""
+        """Let a key go. One that came up before a step still counts in it."""
         self._held.discard(canonical(key))
 
     def tick(self) -> bool:
-        """Time for one step: does it, unless paused. Returns whether it did."""
+        """Do one step, unless paused; return whether it was done."""
         if self.idle:
             return False
         self._single = False
@@ -84,40 +95,42 @@ class Player(ABC):
         return True
 
     def frame(self) -> np.ndarray:
-        """What is to be seen now, (H, W, 3) uint8, always of one size."""
+        """Return what is to be seen now, (H, W, 3) uint8, always of one size."""
         scene = self._scene()
+        seconds = (self.steps - self._noted) / (self.rate * self.speed)
+        scene.fade = min(max(0, seconds - self.NOTE_SECONDS) / self.FADE_SECONDS, 1)
         if self.help:
             scene.help = self.keys_help()
         return self.canvas.draw(scene)
 
     def strip(self) -> str:
-        """The text of the frame, in one line."""
+        """Return the text of the frame, in one line."""
         scene = self._scene()
         cells = ", ".join(f"{name} {value}" for name, value in scene.cells)
         return f"{scene.title} | {cells} | {scene.note}"
 
     def keys_help(self) -> list[tuple[str, str]]:
-        """(keys, meaning) of every key."""
+        """Return (keys, meaning) of every key."""
         rows = [(_shown(key), meaning) for key, (_, meaning) in self.commands.items()]
         return rows + [(keys, f"game: {name}") for keys, name in self.game_keys.help()]
 
     def close(self) -> None:  # noqa: B027  (few players have anything to close)
-        """Called once at the end."""
+        """Free what is held; called once at the end."""
 
     @abstractmethod
     def _step(self) -> None:
-        """One policy step of the game or of the dream."""
+        """Do one policy step of the game or of the dream."""
 
     @abstractmethod
     def _scene(self) -> Scene:
-        """What is to be seen now."""
+        """Describe what is to be seen now."""
 
     def _person(self) -> np.ndarray:
-        """The action (A,) of the keys that are held, or were tapped."""
+        """Return the action (A,) of the keys that are held, or were tapped."""
         return self.game_keys.action(self._held | self._tapped)
 
     def _pace(self) -> str:
-        """The end of every title."""
+        """Return the end of every title."""
         pace = f"x{self.speed:g}" if self.speed != 1 else ""
         return "  ".join(filter(None, [pace, "PAUSED" if self.paused else ""]))
 
@@ -139,8 +152,24 @@ class Player(ABC):
         self.done = True
 
 
+def screen_of(env: Any) -> np.ndarray | None:
+    """Return the real screen (H, W, C) uint8; None where there is none.
+
+    Raises gymnasium's DependencyNotInstalled.
+    """
+    picture = env.render() if hasattr(env, "render") else None
+    picture = None if picture is None else np.asarray(picture)
+    return picture if np.ndim(picture) == 3 and np.size(picture) else None
+
+
+def screen_aspect(screen: np.ndarray | None) -> float:
+    """Return width / height of a screen within [0.5, 2]; 1 without a screen."""
+    height, width = (1, 1) if screen is None else screen.shape[:2]
+    return min(max(width / height, 0.5), 2.0)
+
+
 def step_rate(task: str, action_repeat: int, env: Any = None) -> float:
-    """Policy steps per second at which a task runs for people."""
+    """Return the policy steps per second at which a task runs for people."""
     if task.startswith("atari_"):
         return 60 / action_repeat
     base = getattr(env, "unwrapped", None)

@@ -10,17 +10,16 @@ from torch import Tensor
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.networks.noise import Noise, scoped
+from dreamerv2.common.networks.rssm import State
 from dreamerv2.playing.canvas import bars
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the heads make of B states.
+    """Predictions of the heads from B states.
 
-    images: (B, H, W, C) uint8. reward, value, discount: (B,), predictions; the reward
-    is the clipped one that the agent learns from.
+    images: (B, H, W, C) uint8. reward (clipped, as the agent learns it), value,
+    discount: (B,).
     """
 
     images: np.ndarray
@@ -30,9 +29,7 @@ class Reading:
 
 
 class Stepper:
-    """Steps the world model of an agent; all states are given and returned.
-
-    Legend: B states side by side, A actions.
+    """Step the world model of an agent. B states side by side, A actions.
 
     Args:
       agent: with parameters loaded; nothing here changes it.
@@ -47,25 +44,20 @@ class Stepper:
         self.action_size = agent.wm.action_size
 
     def initial(self, batch: int = 1) -> State:
-        """States before anything was seen."""
+        """Return states before anything was seen."""
         return self._rssm.initial(batch)
 
     def repeat(self, state: State, count: int) -> State:
-        """The first state, ``count`` times."""
+        """Return the first state, `count` times."""
         return {k: v[:1].expand(count, *v.shape[1:]).clone() for k, v in state.items()}
-
-    def first(self, state: State) -> State:
-        """The first of several states, by itself."""
-        return {k: v[:1].clone() for k, v in state.items()}
 
     @torch.no_grad()
     def observe(
         self, state: State, action: np.ndarray, obs: Mapping[str, Any], is_first: bool
     ) -> tuple[State, float]:
-        """One step of filtering: the posterior, and its KL from the prior in nats.
+        """Filter one step: return the posterior, and its KL from the prior in nats.
 
-        action (A,) led from the state to the observation; where is_first, both are
-        forgotten.
+        action (A,) led from the state to the observation; is_first forgets both.
         """
         obs = {k: np.asarray(v)[None] for k, v in obs.items() if k[:4] != "log_"}
         data = self._agent.to_device(obs)
@@ -83,16 +75,14 @@ class Stepper:
 
     @torch.no_grad()
     def imagine(self, state: State, action: np.ndarray) -> State:
-        """One step of the dream: actions (B, A) lead to the states returned. No
-        observation comes in."""
+        """Dream one step, by actions (B, A), without an observation."""
         with self._agent.precision.context():
             draws, member = self._draws(len(action))
             return self._rssm.img_step(state, self._tensor(action), draws, member)
 
     @torch.no_grad()
     def act(self, state: State) -> np.ndarray:
-        """What the agent does in these states, (B, A) float32: drawn from its policy
-        as in training."""
+        """Draw the agent's actions (B, A) float32, as in training."""
         with self._agent.precision.context():
             dist = self._agent.task_behavior.actor(self._rssm.get_feat(state))
             noise = self._noise("action", dist.noise_kind, dist.noise_shape)
@@ -100,7 +90,7 @@ class Stepper:
 
     @torch.no_grad()
     def read(self, state: State) -> Reading:
-        """What the heads predict from these states."""
+        """Predict by the heads from these states."""
         with self._agent.precision.context():
             feat = self._rssm.get_feat(state)
             decoded = {k: v.mode() for k, v in self._wm.decoder(feat).items()}
@@ -115,8 +105,8 @@ class Stepper:
         )
 
     def picture(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """What the decoder is to predict of an observation, (H, W, C) uint8: its
-        first image; without images, its vectors as bars."""
+        """Return the decoder's target, (H, W, C) uint8: the first image; without
+        images, the vectors as bars."""
         decoder = self._wm.decoder
         if decoder.cnn_keys:
             return np.asarray(obs[decoder.cnn_keys[0]])

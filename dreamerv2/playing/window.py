@@ -1,4 +1,4 @@
-"""Drives a player: in a pygame window, or by a script of keys without a screen."""
+"""Drive a player: in a pygame window, or by a script of keys without a screen."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.outputs.pictures import GIF_END, encode_png, gif_frame, gif_head
 from dreamerv2.playing.keys import Script
-from dreamerv2.playing.player import Player
+from dreamerv2.playing.player import KeyPlayer
 
 DISPLAY_HZ = 60
 # One of these says on Linux where there is a screen.
@@ -23,9 +23,14 @@ PICTURES = (".gif", ".mp4", ".png")
 
 
 def play(
-    player: Player, script: Script, steps: int, headless: bool, record: str, title: str
+    player: KeyPlayer,
+    script: Script,
+    steps: int,
+    headless: bool,
+    record: str,
+    title: str,
 ) -> None:
-    """Plays until the person leaves, or for ``steps`` steps (0: no limit).
+    """Play until the person leaves, or for `steps` steps (0: no limit).
 
     Args:
       record: a .gif or .mp4 file gets a frame for each step, at the game's rate; a
@@ -46,7 +51,7 @@ def play(
         player.close()
 
 
-def _headless(player: Player, script: Script, steps: int, add: Any) -> None:
+def _headless(player: KeyPlayer, script: Script, steps: int, add: Any) -> None:
     for step in range(steps):
         pressed = script.apply(player, step)
         player.tick()
@@ -59,7 +64,9 @@ def _headless(player: Player, script: Script, steps: int, add: Any) -> None:
     print(f"Ended after {player.steps} steps: {player.strip()}")
 
 
-def _window(player: Player, script: Script, steps: int, add: Any, title: str) -> None:
+def _window(
+    player: KeyPlayer, script: Script, steps: int, add: Any, title: str
+) -> None:
     pygame = _pygame()
     try:
         screen = _open(pygame, player.canvas.size, title)
@@ -87,8 +94,8 @@ def _window(player: Player, script: Script, steps: int, add: Any, title: str) ->
         pygame.display.quit()
 
 
-def _ticks(player: Player, due: float) -> int:
-    """How many steps to do now, if the last was ``due`` seconds ago."""
+def _ticks(player: KeyPlayer, due: float) -> int:
+    """Return how many steps to do now, if the last was `due` seconds ago."""
     if player.done or player.idle:
         return 0
     if player.paused:
@@ -97,8 +104,8 @@ def _ticks(player: Player, due: float) -> int:
     return min(int(due * player.rate * player.speed + 1e-6), most)
 
 
-def _events(pygame: Any, player: Player) -> bool:
-    """Hands on what the person did; whether there was anything."""
+def _events(pygame: Any, player: KeyPlayer) -> bool:
+    """Hand on what the person did; return whether there was anything."""
     any_event = False
     for event in pygame.event.get():
         any_event = True
@@ -128,7 +135,7 @@ def _pygame() -> Any:
 
 
 def _open(pygame: Any, size: tuple[int, int], title: str) -> Any:
-    """The window; UsageError where there is no screen for it."""
+    """Open the window; raise UsageError where there is no screen for it."""
     height, width = size
     sorry = "There is no display to open a window on"
     advice = "set DISPLAY to one, or use --headless with --keys and --record FILE.gif."
@@ -151,11 +158,10 @@ def _open(pygame: Any, size: tuple[int, int], title: str) -> Any:
 
 @contextmanager
 def recorder(file: str, fps: float) -> Iterator[Any]:
-    """A function that adds a frame (H, W, 3) uint8 to a file; None without a name.
+    """Yield a function that adds a frame (H, W, 3) uint8 to a file; None without one.
 
     Frames go to the file as they come, so that a long recording fits into memory.
-    Raises UsageError for a kind of file that is not known and for an mp4 without
-    imageio-ffmpeg.
+    Raises UsageError for an unknown kind of file and an mp4 without imageio-ffmpeg.
     """
     if not file:
         yield None

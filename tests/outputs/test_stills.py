@@ -10,6 +10,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.outputs.stills import (
     chosen_times,
     save_stills,
+    set_apart,
     vector_plot,
     video_still,
 )
@@ -37,6 +38,17 @@ def test_a_still_shows_the_frames_of_each_sequence_along_time():
     seen, dreamt = still[10, 15], still[10, 18 * 2 + 15]
     assert seen[2] > seen[0]  # Blue,
     assert dreamt[0] > dreamt[2]  # and orange.
+
+
+def test_lines_set_the_sequences_of_a_video_apart_and_leave_all_else():
+    video = np.random.default_rng(0).random((5, 3 * 8, 4 * 16, 1)) / 2
+    (apart,) = set_apart({"x": video}, count=4).values()
+    white = apart == 1
+    rows, columns = (7, 8, 15, 16), (15, 16, 31, 32, 47, 48)
+    assert white[:, rows].all() and white[:, :, columns].all()
+    rest = np.ones(video.shape, bool)
+    rest[:, rows] = rest[:, :, columns] = False
+    assert (apart[rest] == video[rest]).all()
 
 
 def test_a_plot_of_vectors_changes_with_truth_and_with_prediction():

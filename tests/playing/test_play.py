@@ -174,7 +174,7 @@ def test_b_takes_a_dream_back_to_the_very_same_moment(player):
     stood = player.game_step
     press(player, "", 3)
     assert player.game_step == stood  # It cannot be taken back, so it stands still.
-    assert captions(player)[0] == "environment, stands still"
+    assert captions(player)[0] == "environment\nstands still"
     press(player, "b b b")
     assert player.dream_step == 0
     press(player, "i", 1)
@@ -189,7 +189,8 @@ def test_n_dreams_different_futures_of_one_moment_and_goes_on_with_one(player):
     press(player, "", 3)
     images = player.reading.images
     assert len(np.unique(images, axis=0)) == 4
-    assert [c[:8] for c in captions(player)] == [f"future {i}" for i in range(1, 5)]
+    shown = [caption[:8] for caption in captions(player)]
+    assert shown == ["environm", *(f"future {i}" for i in range(1, 5))]
     press(player, "n")
     assert player.futures == 1
     assert (player.reading.images == images[:1]).all()
@@ -267,6 +268,17 @@ def test_frames_have_one_size_whatever_is_shown(player):
         frame = player.frame()
         assert (frame.shape, frame.dtype) == (shape, np.uint8)
     assert shape[0] % 2 == shape[1] % 2 == 0
+
+
+def test_a_note_fades_after_some_seconds(player):
+    assert "F1 all keys" in player.note
+    note = player.canvas._bottom
+    shown = player.frame()[note:]
+    press(player, "", int(player.rate * (player.NOTE_SECONDS + player.FADE_SECONDS)))
+    gone = player.frame()[note:]
+    assert shown.max() > 200 and gone.max() < 40
+    press(player, "k")
+    assert player.frame()[note:].max() > 200
 
 
 def test_the_game_begins_anew_after_its_end(player):

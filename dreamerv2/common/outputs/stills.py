@@ -91,6 +91,24 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
     return np.asarray(image)
 
 
+def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Draw white lines between the pictures of open-loop videos, over their edges.
+
+    Args:
+      videos: What Agent.report returns: (T, 3*H, count*W, C), floats in [0, 1].
+      count: Sequences side by side in them.
+    """
+    apart = {}
+    for key, video in videos.items():
+        apart[key] = video = video.copy()
+        for at in (video.shape[1] // 3, 2 * video.shape[1] // 3):
+            video[:, at - 1 : at + 1] = 1
+        for at in range(1, count):
+            middle = at * (video.shape[2] // count)
+            video[:, :, middle - 1 : middle + 1] = 1
+    return apart
+
+
 def vector_plot(
     key: str,
     truth: np.ndarray,
