@@ -17,7 +17,7 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.builder import Builder, no_gpu
 from dreamerv2.common.device.capture import Captured, backend_for
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import UsageError, check_choice
 from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
 from dreamerv2.common.other import (
     action_noise,
@@ -260,11 +260,7 @@ class WorldModel(torchutils.Module):
         action_size: int,
         build: Builder,
     ):
-        if config.clip_rewards not in CLIP_REWARDS:
-            raise UsageError(
-                f"Unknown clip_rewards '{config.clip_rewards}': expected one of "
-                f"{', '.join(CLIP_REWARDS)}."
-            )
+        check_choice("clip_rewards", config.clip_rewards, CLIP_REWARDS)
         self.config = config
         self.action_size = action_size
         self._precision = build.precision
@@ -482,11 +478,6 @@ class ActorCritic(torchutils.Module):
     ):
         self.config = config
         self._precision = build.precision
-        if config.actor_grad not in ("dynamics", "reinforce", "both"):
-            raise UsageError(
-                f"Unknown actor_grad '{config.actor_grad}': expected auto, dynamics, "
-                "reinforce or both."
-            )
         for text in (config.actor_ent, config.actor_grad_mix):
             parse_schedule(text)  # Raises now rather than at the first update.
         self.actor = build(nets.MLP(feat_size, action_size, **config.actor))
@@ -676,6 +667,7 @@ def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
             f"{', '.join(fitting)}."
         )
     grad = config.actor_grad
+    check_choice("actor_grad", grad, ("auto", "dynamics", "reinforce", "both"))
     if grad == "auto":
         grad = "reinforce" if discrete else "dynamics"
     return {"actor.dist": dist, "actor_grad": grad}

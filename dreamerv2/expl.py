@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from dreamerv2.common import nets, torchutils
 from dreamerv2.common.config import Config
 from dreamerv2.common.device.builder import Builder
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import UsageError, check_choice
 from dreamerv2.common.networks.noise import NoiseFn, scoped
 
 if TYPE_CHECKING:
     from dreamerv2.agent import ActorCritic, WorldModel
 
 Metrics = dict[str, Tensor]
+Outputs = Mapping[str, Any]  # Tensors by name, or of log_prob such a mapping.
 
 
 def make(
@@ -39,17 +40,13 @@ def make(
     new_actor_critic makes the one that a behaviour of its own trains.
     """
     name = config.expl_behavior
+    seekers = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}
+    check_choice("expl_behavior", name, ("greedy", "Random", *seekers))
     if name == "greedy":
         return Greedy(task_behavior)
     if name == "Random":
         return Random(space, build.device)
-    if name in ("Plan2Explore", "ModelLoss"):
-        kind = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}[name]
-        return kind(config, wm, build, new_actor_critic)
-    raise UsageError(
-        f"Unknown expl_behavior '{name}': expected greedy, Random, Plan2Explore or "
-        "ModelLoss."
-    )
+    return seekers[name](config, wm, build, new_actor_critic)
 
 
 def sample_actor(actor: nn.Module, feat: Tensor, noise: NoiseFn) -> Tensor:
@@ -118,9 +115,9 @@ class Seeker(torchutils.Module, ABC):
 
     def train(
         self,
-        start: Mapping[str, Tensor],
-        outs: Mapping[str, Any],
-        data: Mapping[str, Tensor],
+        start: Outputs,
+        outs: Outputs,
+        data: Outputs,
         noise: NoiseFn,
         step: Tensor,
     ) -> Metrics:
@@ -138,7 +135,7 @@ class Seeker(torchutils.Module, ABC):
             loss = self.predictor_loss(start, outs, data)
         metrics = self.opt(loss)
 
-        def reward(seq: Mapping[str, Tensor]) -> Tensor:
+        def reward(seq: Outputs) -> Tensor:
             value, found = self.reward(seq)
             metrics.update(found)
             return value
@@ -149,16 +146,11 @@ class Seeker(torchutils.Module, ABC):
         return {**metrics, **more}
 
     @abstractmethod
-    def predictor_loss(
-        self,
-        start: Mapping[str, Tensor],
-        outs: Mapping[str, Any],
-        data: Mapping[str, Tensor],
-    ) -> Tensor:
+    def predictor_loss(self, start: Outputs, outs: Outputs, data: Outputs) -> Tensor:
         """Compute the predictors' loss on a batch, which reaches nothing else."""
 
     @abstractmethod
-    def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def reward(self, seq: Outputs) -> tuple[Tensor, Metrics]:
         """Compute the reward (H+1, N) of an imagined sequence, and its metrics."""
 
 
@@ -193,11 +185,7 @@ class Plan2Explore(Seeker):
             "deter": rssm.feat_size - rssm.stoch_size,
             "feat": rssm.feat_size,
         }
-        if config.disag_target not in sizes:
-            raise UsageError(
-                f"Unknown disag_target '{config.disag_target}': expected one of "
-                f"{', '.join(sizes)}."
-            )
+        check_choice("disag_target", config.disag_target, sizes)
         if not config.disag_offset < config.dataset.length:
             raise UsageError(
                 f"disag_offset {config.disag_offset} must be less than dataset.length "
@@ -220,12 +208,7 @@ class Plan2Explore(Seeker):
         self.intr_rewnorm = build.stream_norm(config.expl_reward_norm)
         self.extr_rewnorm = build.stream_norm(config.expl_reward_norm)
 
-    def predictor_loss(
-        self,
-        start: Mapping[str, Tensor],
-        outs: Mapping[str, Any],
-        data: Mapping[str, Tensor],
-    ) -> Tensor:
+    def predictor_loss(self, start: Outputs, outs: Outputs, data: Outputs) -> Tensor:
         """Sum over heads the mean negative log-likelihoods of their targets.
 
         loss = -sum_k mean(log p_k(target[t + offset] | feat[t], action[t]))
@@ -265,7 +248,7 @@ class Plan2Explore(Seeker):
         begun = is_first.long().cumsum(1)
         return begun[:, offset:] == begun[:, :-offset]
 
-    def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def reward(self, seq: Outputs) -> tuple[Tensor, Metrics]:
         """Compute the reward (H+1, N) of an imagined sequence, and metrics.
 
             reward = intr_scale * norm(mean over dimensions of std_k(prediction_k))
@@ -319,28 +302,18 @@ class ModelLoss(Seeker):
         self.ac = new_actor_critic()
         self.rewnorm = build.stream_norm(config.expl_reward_norm)
 
-    def predictor_loss(
-        self,
-        start: Mapping[str, Tensor],
-        outs: Mapping[str, Any],
-        data: Mapping[str, Tensor],
-    ) -> Tensor:
+    def predictor_loss(self, start: Outputs, outs: Outputs, data: Outputs) -> Tensor:
         """Compute the head's mean negative log-likelihood of the chosen loss."""
         return -self.head(outs["feat"].detach()).log_prob(self._target(outs)).mean()
 
-    def _target(self, outs: Mapping[str, Any]) -> Tensor:
+    def _target(self, outs: Outputs) -> Tensor:
         """Return the chosen loss of every state of the batch, (B, T)."""
-        losses = {"kl": outs["kl"]}
-        losses.update({key: -value for key, value in outs["log_prob"].items()})
+        losses = {"kl": outs["kl"], **{k: -x for k, x in outs["log_prob"].items()}}
         name = self.config.expl_model_loss
-        if name not in losses:
-            raise UsageError(
-                f"Unknown expl_model_loss '{name}': this world model has "
-                f"{', '.join(losses)}."
-            )
+        check_choice("expl_model_loss", name, losses)
         return losses[name].detach()
 
-    def reward(self, seq: Mapping[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def reward(self, seq: Outputs) -> tuple[Tensor, Metrics]:
         """Predict the loss (H+1, N) of an imagined sequence.
 
         Metrics: ``intr_reward_``.. as Plan2Explore's.

@@ -44,11 +44,8 @@ class OneHotDist:
 
     def __init__(self, logits: Tensor, latents: bool = False):
         self.logits = torch.log_softmax(logits, -1)
+        self.noise_shape = logits.shape
         self._latents = latents
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.logits.shape
 
     @property
     def probs(self) -> Tensor:
@@ -93,11 +90,8 @@ class NormalDist:
     def __init__(self, mean: Tensor, std: Tensor, event_dims: int = 1):
         self.loc = mean
         self.std = std
+        self.noise_shape = mean.shape
         self._dims = event_dims
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.loc.shape
 
     def sample(self, noise: Tensor) -> Tensor:
         return self.loc + self.std * noise
@@ -130,11 +124,8 @@ class MSEDist:
 
     def __init__(self, mean: Tensor, event_dims: int = 1):
         self.loc = mean
+        self.noise_shape = mean.shape
         self._dims = event_dims
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.loc.shape
 
     def sample(self, noise: Tensor) -> Tensor:
         return self.loc + noise
@@ -159,11 +150,8 @@ class BinaryDist:
 
     def __init__(self, logits: Tensor, event_dims: int = 0):
         self.logits = logits
+        self.noise_shape = logits.shape
         self._dims = event_dims
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.logits.shape
 
     def sample(self, noise: Tensor) -> Tensor:
         return (noise < torch.sigmoid(self.logits)).to(self.logits.dtype)
@@ -185,40 +173,29 @@ class BinaryDist:
 
 
 class TruncNormalDist:
-    """Normals truncated to [low, high]; the last dimension is the event.
+    """Normals truncated to [-1, 1]; the last dimension is the event.
 
     With a and b the standardised bounds and Z = Phi(b) - Phi(a), a sample is
-    loc + std * Phi^-1(Phi(a) + u * Z) for uniform u, clipped to within ``clip`` of
-    the bounds with the gradient of the unclipped one.
+    loc + std * Phi^-1(Phi(a) + u * Z) for uniform u, clipped to within CLIP of the
+    bounds with the gradient of the unclipped one.
     """
 
     noise_kind = "uniform"
 
-    def __init__(
-        self,
-        loc: Tensor,
-        std: Tensor,
-        low: float = -1.0,
-        high: float = 1.0,
-        clip: float = 1e-6,
-    ):
+    LOW, HIGH, CLIP = -1.0, 1.0, 1e-6
+
+    def __init__(self, loc: Tensor, std: Tensor):
         self.loc = loc
         self.std = std
-        self._low = low
-        self._high = high
-        self._clip = clip
-        self._a = (low - loc) / std
-        self._b = (high - loc) / std
+        self.noise_shape = loc.shape
+        self._a = (self.LOW - loc) / std
+        self._b = (self.HIGH - loc) / std
         self._cdf_a = torch.special.ndtr(self._a)
         self._z = torch.special.ndtr(self._b) - self._cdf_a
 
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.loc.shape
-
     def sample(self, noise: Tensor) -> Tensor:
         event = self.loc + self.std * self._standard(noise)
-        low, high = self._low + self._clip, self._high - self._clip
+        low, high = self.LOW + self.CLIP, self.HIGH - self.CLIP
         clipped = event.detach().clamp(low, high)
         return event + (clipped - event.detach())
 
@@ -230,7 +207,7 @@ class TruncNormalDist:
         return torch.special.ndtri(quantile.clamp(eps, 1 - eps))
 
     def mode(self, noise: NoiseFn | None = None) -> Tensor:
-        return self.loc.clamp(self._low, self._high)
+        return self.loc.clamp(self.LOW, self.HIGH)
 
     def mean(self, noise: NoiseFn | None = None) -> Tensor:
         return self.loc + self.std * (_pdf(self._a) - _pdf(self._b)) / self._z
@@ -238,7 +215,7 @@ class TruncNormalDist:
     def log_prob(self, value: Tensor) -> Tensor:
         z = (value - self.loc) / self.std
         each = -0.5 * z * z - HALF_LOG_2PI - self.std.log() - self._z.log()
-        inside = (value >= self._low) & (value <= self._high)
+        inside = (value >= self.LOW) & (value <= self.HIGH)
         each = torch.where(inside, each, torch.full_like(each, -torch.inf))
         return each.sum(-1)
 
@@ -267,11 +244,8 @@ class TanhNormalDist:
 
     def __init__(self, mean: Tensor, std: Tensor, samples: int = 100):
         self._base = NormalDist(mean, std, event_dims=1)
+        self.noise_shape = mean.shape
         self._samples = samples
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self._base.noise_shape
 
     def sample(self, noise: Tensor) -> Tensor:
         return torch.tanh(self._base.sample(noise))

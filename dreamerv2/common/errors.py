@@ -1,5 +1,7 @@
 """The exceptions whose messages are for the user."""
 
+from collections.abc import Iterable
+
 
 class UsageError(Exception):
     """Something outside the program is wrong, and the message says how to mend it.
@@ -15,3 +17,11 @@ class RunFailed(Exception):
     The message is one sentence, too: what went wrong, what is kept, what to do. The
     command prints it without a stack trace and ends with exit code 1.
     """
+
+
+def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
+    """Raise UsageError unless the value is one of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        listed = ", ".join(map(str, choices))
+        raise UsageError(f"Unknown {what} '{value}': expected one of {listed}.")

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import UsageError, check_choice
 from dreamerv2.running.checkpoint import match_state
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -65,11 +65,7 @@ class Precision:
         self._cache = cache
         if name == "16":
             name = self._best_16_bit(device)
-        if name not in self.NAMES:
-            raise UsageError(
-                f"Unknown precision '{name}': expected 16, 32, bfloat16, float16, "
-                "float32 or float64."
-            )
+        check_choice("precision", name, ("16", *self.NAMES))
         self.compute = self.NAMES[name]
         self.param = torch.float64 if name.endswith("64") else torch.float32
 
@@ -237,10 +233,7 @@ class Optimizer:
         wd_pattern: str = ".*",
         loss_scaling: bool = False,
     ):
-        if opt not in self.SLOTS:
-            raise UsageError(
-                f"Unknown optimizer '{opt}': expected one of {', '.join(self.SLOTS)}."
-            )
+        check_choice("optimizer", opt, self.SLOTS)
         self._name = name
         self._names = list(params)
         self._params = list(params.values())

@@ -336,7 +336,7 @@ def test_precision_16_on_a_cpu_computes_in_float32():
 def test_unknown_precisions_and_devices_are_errors_that_say_what_is_known():
     cpu = torch.device("cpu")
     for name in ("8", "half", "bf16"):
-        with pytest.raises(UsageError, match=f"precision '{name}': .*16, 32, bfloat16"):
+        with pytest.raises(UsageError, match=f"precision '{name}': .*16, 32, float32"):
             Precision(name, cpu)
     with pytest.raises(UsageError, match="device 'gpu': expected auto, cpu, cuda"):
         resolve_device("gpu")

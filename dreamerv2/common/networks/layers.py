@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common import dists
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import check_choice
 from dreamerv2.common.torchutils import LOW_PRECISION, at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,8 +31,6 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functools.partial(F.relu, inplace=True),
 }
 
-NORMS = ("none", "layer")
-
 
 def get_act(name: str, inplace: bool = False) -> Callable[[Tensor], Tensor]:
     """Return the activation of that name. Raises UsageError for an unknown one.
@@ -41,10 +39,7 @@ def get_act(name: str, inplace: bool = False) -> Callable[[Tensor], Tensor]:
     of the time. For tensors that no one else reads and that are no view, which autograd
     would copy, as it does the linear maps of more than two dimensions.
     """
-    if name not in ACTIVATIONS:
-        raise UsageError(
-            f"Unknown activation '{name}': expected one of {', '.join(ACTIVATIONS)}."
-        )
+    check_choice("activation", name, ACTIVATIONS)
     return IN_PLACE.get(name, ACTIVATIONS[name]) if inplace else ACTIVATIONS[name]
 
 
@@ -64,11 +59,8 @@ class LayerNorm(nn.LayerNorm):
 
 def NormLayer(name: str, size: int) -> nn.Module:
     """Make a LayerNorm over ``size`` features for ``layer``, nothing for ``none``."""
-    if name == "none":
-        return nn.Identity()
-    if name == "layer":
-        return LayerNorm(size)
-    raise UsageError(f"Unknown norm '{name}': expected one of {', '.join(NORMS)}.")
+    check_choice("norm", name, ("none", "layer"))
+    return LayerNorm(size) if name == "layer" else nn.Identity()
 
 
 class GRUCell(nn.Module):
@@ -125,11 +117,7 @@ class DistLayer(nn.Module):
         min_std: float = 0.1,
     ):
         super().__init__()
-        if dist not in self.KINDS:
-            raise UsageError(
-                f"Unknown distribution '{dist}': expected one of "
-                f"{', '.join(self.KINDS)}."
-            )
+        check_choice("distribution", dist, self.KINDS)
         self._shape = tuple(shape)
         self._dist = dist
         self._min_std = min_std

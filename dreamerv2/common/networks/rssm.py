@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common import dists
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import check_choice
 from dreamerv2.common.networks.deferred import DeferredLinear
 from dreamerv2.common.networks.layers import GRUCell, NormLayer, get_act
 from dreamerv2.common.networks.noise import NoiseFn
@@ -70,11 +70,7 @@ class EnsembleRSSM(nn.Module):
         min_std: float,
     ):
         super().__init__()
-        if std_act not in STD_ACTS:
-            raise UsageError(
-                f"Unknown rssm.std_act '{std_act}': expected one of "
-                f"{', '.join(STD_ACTS)}."
-            )
+        check_choice("rssm.std_act", std_act, STD_ACTS)
         self._ensemble = ensemble
         self._stoch = stoch
         self._deter = deter
