@@ -34,7 +34,7 @@ from circumstances import circumstances, make_parser, run_process
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.limits import check_limits
+from dreamerv2.common.settings.rules import checked
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.running.signals import Stopped, StopSignals
 
@@ -83,7 +83,7 @@ def measure_all(args: argparse.Namespace, folder: Path, signals: StopSignals) ->
     runs = []
     plans = [(envs, mode) for envs in args.envs for mode in args.modes]
     for envs, mode in plans:  # What train.py would refuse is told before the first.
-        check_limits(parse_config(flags_of(envs, mode, folder, args), load_presets()))
+        checked(parse_config(flags_of(envs, mode, folder, args), load_presets()))
     print(title())
     for envs, mode in plans:
         runs.append(measure(envs, mode, folder / f"{mode}_{envs}", args, signals))

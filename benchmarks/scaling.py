@@ -33,7 +33,7 @@ from train_step import add_flags, make_config, measure, write_json
 from dreamerv2.common.config import Config
 from dreamerv2.common.episodes.memory import available_memory
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.limits import check_limits
+from dreamerv2.common.settings.rules import checked
 from dreamerv2.common.torchutils import resolve_device
 
 AXES = {  # Key of the config, and the values that it takes.
@@ -85,7 +85,7 @@ def plan(args: Namespace, flags: Sequence[str]) -> dict[str, dict[int, Config]]:
         values = args.values or values
         points[axis] = {value: config.update({key: value}) for value in values}
         for point in points[axis].values():
-            check_limits(point)
+            checked(point)
     return points
 
 

@@ -42,7 +42,7 @@ from dreamerv2.common.device.profiling import costs, format_cost
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.limits import check_limits
+from dreamerv2.common.settings.rules import checked
 
 SIZES = {"cpu": (768, 1536, 3072), "cuda": (4096, 8192)}  # Of square matrices.
 
@@ -81,7 +81,7 @@ def make_config(flags: Sequence[str], args: argparse.Namespace) -> Config:
     if args.updates < 1:
         raise UsageError(f"--updates is {args.updates}; it must be 1 or more.")
     config = parse_config(flags, load_presets()).update(jit=args.compile)
-    check_limits(config)
+    checked(config)
     return config
 
 

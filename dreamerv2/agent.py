@@ -296,7 +296,7 @@ class WorldModel(torchutils.Module):
         scales = dict.fromkeys(("kl", "reward", "discount"), 1.0)
         keys = (*self.decoder.cnn_keys, *self.decoder.mlp_keys)
         scales.update(dict.fromkeys(keys, given.pop("decoder")))
-        if given.get("proprio") == 1:
+        if "proprio" not in keys and given.get("proprio") == 1:
             del given["proprio"]  # The reference's configs have it, without a loss.
         for name in given:
             if name not in scales:

@@ -26,8 +26,8 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import Env, make_env
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
-from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logger import Output
+from dreamerv2.common.settings.rules import checked
 from dreamerv2.running.exported import open_agent
 from dreamerv2.running.exporting import export_run as export
 from dreamerv2.running.exporting import push_agent as push
@@ -97,9 +97,8 @@ def train(
     Ctrl-C and SIGTERM save and end the program with SystemExit. Raises UsageError for
     what can be mended in the arguments, and RunFailed for a run that failed on its way.
     """
-    envs = OwnEnvs(env, eval_env, config)
+    envs = OwnEnvs(env, eval_env, checked(config))
     config = envs.config
-    check_limits(config)
     with ExitStack() as stack:
         logdir = stack.enter_context(closing(Logdir(config)))
         stop = StopSignals()
@@ -125,8 +124,7 @@ def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
     Raises UsageError if there is no agent, or it does not fit the environment.
     """
     trained = open_agent(source)
-    config = trained.config.update({"jit": False, **changes})
-    check_limits(config)
+    config = checked(trained.config.update({"jit": False, **changes}))
     seed = derive_seed(config.seed, "play_env", bits=32)
     if env is None:
         env = make_env(config, seed, train=False)

@@ -29,7 +29,6 @@ from dreamerv2.common.episodes.offline import Recordings, find_episodes
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.limits import check_limits
 from dreamerv2.common.logger import (
     JSONLOutput,
     Logger,
@@ -44,6 +43,8 @@ from dreamerv2.common.outputs.services import make_outputs
 from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.outputs.stills import save_stills, set_apart
 from dreamerv2.common.replay import Replay
+from dreamerv2.common.settings.describe import describe
+from dreamerv2.common.settings.rules import check_videos, checked
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every, Until
 from dreamerv2.running.background import BackgroundUpdates, Updates
@@ -63,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     that failed on its way."""
     print_anything()
     try:
-        config = parse_config(argv, load_presets())
-        check_limits(config)
+        config = checked(parse_config(argv, load_presets()))
         with ExitStack() as stack:
             logdir = stack.enter_context(closing(Logdir(config)))
             stop = stack.enter_context(StopSignals())
@@ -146,6 +146,7 @@ class Run:
 
     def train(self) -> None:
         """The whole run: prefill, then evaluate and train until the end."""
+        print(describe(self.config, int(self.step) if self.resumed else None))
         print(self.agent.summary())
         if self.config.offline:
             print(f"Learns from {self.train_replay.stats['total_episodes']} episodes.")
@@ -219,6 +220,7 @@ class Run:
         else:
             env = self.train_envs.envs[0]
             self.spaces = env.obs_space, env.act_space
+        check_videos(config, self.spaces[0])
         self.random_agent = RandomAgent(
             self.spaces[1], derive_seed(config.seed, "random_agent")
         )

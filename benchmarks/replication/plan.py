@@ -11,9 +11,9 @@ from pathlib import Path
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.limits import check_limits
 from dreamerv2.common.plots.curves import find_runs, natural
 from dreamerv2.common.plots.scores import load_published
+from dreamerv2.common.settings.rules import checked, rule_of
 from dreamerv2.common.suites.atari import find_rom
 from dreamerv2.common.suites.spelling import letters
 from dreamerv2.running.logdir import changes
@@ -21,13 +21,6 @@ from dreamerv2.running.logdir import changes
 # One evaluation of one episode per 1e5 frames makes ten in each million, which is what
 # the published figures are means of.
 EVAL_FRAMES = 100_000
-
-# What a run that is there already may have otherwise: none of it changes what is
-# learned, but how long, where, how fast, and how much of it is written.
-FREE = (
-    "steps device jit save_every logger log_every log_histograms log_keys_video"
-    " log_keys_sum log_keys_mean log_keys_max"
-).split()
 
 # Flags that a job gets from the plan.
 _PLANNED = {
@@ -161,8 +154,7 @@ def make_jobs(
             f"--steps={math.ceil(frames / repeat)}",
             f"--logdir={folder}",
         )
-        config = parse_config(flags, presets)
-        check_limits(config)
+        config = checked(parse_config(flags, presets))
         end = config.steps * config.action_repeat
         jobs.append(Job(task, method.name, str(seed), folder, config, end, flags))
     return jobs
@@ -180,7 +172,7 @@ def refuse_other_settings(jobs: Sequence[Job]) -> None:
             f"{key} {old} instead of {new}"
             for key, (old, new) in changes(before, job.config).items()
             # What only one version of this project knows is left alone.
-            if key in before.flat and key in job.config.flat and key not in FREE
+            if key in before.flat and key in job.config.flat and not rule_of(key).free
         ]
         if other:
             raise UsageError(

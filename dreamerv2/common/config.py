@@ -147,7 +147,7 @@ class Config(Mapping):
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Config":
         """Read what `save` wrote. Raises UsageError where that is not possible."""
-        return cls(_read_yaml(path))
+        return cls(read_yaml(path))
 
     def __getitem__(self, key: str) -> Any:
         if not isinstance(key, str):
@@ -199,11 +199,7 @@ class Config(Mapping):
         return f"{type(self).__name__}({self.to_dict()})"
 
     def __str__(self) -> str:
-        width = max((len(key) for key in self._flat), default=0)
-        return "\n".join(
-            f"{key:<{width}}  {format_value(value)}  ({type_name(value)})"
-            for key, value in self._flat.items()
-        )
+        return "\n".join(f"{k}: {format_value(v)}" for k, v in self._flat.items())
 
 
 def load_presets(path: str | os.PathLike | None = None) -> dict[str, dict[str, Any]]:
@@ -213,7 +209,7 @@ def load_presets(path: str | os.PathLike | None = None) -> dict[str, dict[str, A
     """
     if path is None:
         path = importlib.resources.files("dreamerv2") / "configs.yaml"
-    presets = _read_yaml(path)
+    presets = read_yaml(path)
     for name, preset in presets.items():
         if not isinstance(preset, Mapping):
             raise UsageError(
@@ -373,7 +369,7 @@ def _to_str(value: Any) -> str:
     return str(value)
 
 
-def _read_yaml(path: Any) -> dict[str, Any]:
+def read_yaml(path: Any) -> dict[str, Any]:
     """Read a YAML mapping from a path or a package resource, as plain values."""
     try:
         with (Path(path) if isinstance(path, str) else path).open("rb") as file:

@@ -1,13 +1,16 @@
 """The command line, as changes to a config."""
 
+import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreamerv2.common.config import Config, did_you_mean
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.settings.help import help_text
 
-_HELP = ("--help", "-h")
+HELP = ("--help", "-h")
 
 
 class Flags:
@@ -27,33 +30,38 @@ class Flags:
     def parse(self, argv: Sequence[str] | None = None) -> Config:
         """Apply the arguments (by default the program's) and return the new config.
 
-        Raises UsageError for an unknown flag or a value of the wrong type. With
-        `--help` prints every key with its value and type and exits with code 0.
+        `--help` prints every key, and `--help KEY ...` these alone, with the values in
+        force and what they mean, and exits with code 0; a KEY may be a pattern or a
+        group. Raises UsageError for an unknown flag or a value of the wrong type.
         """
-        argv = sys.argv[1:] if argv is None else list(argv)
-        if any(argument in _HELP for argument in argv):
-            print(self.help())
-            raise SystemExit(0)
         config, remaining = self.parse_known(argv)
-        if not remaining:
-            return config
-        name = remaining[0].partition("=")[0]
-        if not name.startswith("--"):
-            wanted = f"--{name.lstrip('-')}" if name.startswith("-") else "--key value"
-            raise UsageError(
-                f"Argument {name!r} belongs to no flag; flags begin with two dashes, "
-                f"as in {wanted}."
-            )
-        hint = self._config.unknown(name[2:], prefix="--")
-        raise UsageError(f"Unknown flag {name!r}; {hint}")
+        wanted: list[str] | None = None
+        for flag, *values in _group(remaining):
+            name, _, value = flag.partition("=")
+            if name not in HELP:
+                raise UsageError(self._unknown(name))
+            wanted = [*(wanted or ()), *filter(None, [value]), *values]
+        if wanted is not None:
+            usage = "" if wanted else self._usage
+            _show(usage + help_text(config, wanted).lstrip("\n"))
+            raise SystemExit(0)
+        return config
+
+    def _unknown(self, name: str) -> str:
+        """Return what to say about an argument that is no flag of ours."""
+        if name.startswith("--"):
+            hint = self._config.unknown(name[2:], prefix="--")
+            return f"Unknown flag {name!r}; {hint}"
+        wanted = f"--{name.lstrip('-')}" if name.startswith("-") else "--key value"
+        return (
+            f"Argument {name!r} belongs to no flag; flags begin with two dashes, as in "
+            f"{wanted}."
+        )
 
     def parse_known(
         self, argv: Sequence[str] | None = None
     ) -> tuple[Config, list[str]]:
-        """Like `parse`, but also return the arguments that belong to no known flag.
-
-        `--help` is one of these.
-        """
+        """Like `parse`, but also return the arguments of no known flag, as --help."""
         argv = sys.argv[1:] if argv is None else list(argv)
         config, remaining = self._config, []
         for flag, *values in _group(argv):
@@ -68,11 +76,6 @@ class Flags:
                 values = [part for value in values for part in value.split(",") if part]
             config = config.update({key: values[0] if len(values) == 1 else values})
         return config, remaining
-
-    def help(self) -> str:
-        """The text for --help: every key with its value and type."""
-        flags = [f"--{line}" for line in str(self._config).splitlines()]
-        return "\n".join([self._usage, *flags] if self._usage else flags)
 
 
 def parse_config(
@@ -104,10 +107,13 @@ def parse_config(
             config = config.update(presets[name])
         except UsageError as error:
             raise UsageError(f"Preset {name!r}: {error}") from None
+    names = textwrap.fill(
+        f"--configs NAME ...  ({', '.join(presets)})", 80, subsequent_indent=" " * 6
+    )
     usage = (
-        "Flags, with their values in force and their types. Lists are written\n"
-        "--key a b or --key a,b. These presets are applied first:\n\n"
-        f"--configs NAME ...  ({', '.join(presets)})\n"
+        "Flags, with their values in force, their types, and what they must be.\n"
+        "Lists are written --key a b or --key a,b. --help KEY ... shows some alone:\n"
+        f"keys, groups, or patterns. Presets are applied first:\n\n{names}\n\n"
     )
     return Flags(config, usage).parse(remaining)
 
@@ -116,7 +122,15 @@ def _group(argv: Sequence[str]) -> list[list[str]]:
     """Split arguments so that each group begins with a flag, but maybe the first."""
     groups: list[list[str]] = []
     for argument in argv:
-        if argument.startswith("--") or argument in _HELP or not groups:
+        if argument.startswith("--") or argument in HELP or not groups:
             groups.append([])
         groups[-1].append(argument)
     return groups
+
+
+def _show(text: str) -> None:
+    """Print a long text, whose reader may leave before the end, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

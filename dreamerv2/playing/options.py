@@ -8,8 +8,8 @@ from typing import Any
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags, parse_config
-from dreamerv2.common.limits import check_limits
 from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.keys import Script
 from dreamerv2.playing.player import KeyPlayer
 from dreamerv2.playing.window import play
@@ -101,8 +101,7 @@ def run_config(argv: Sequence[str]) -> Config:
 
 
 def _checked(config: Config) -> Config:
-    check_limits(config)
-    return config.update(jit=False)
+    return checked(config.update(jit=False))
 
 
 def _with_values(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:

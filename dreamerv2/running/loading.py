@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.settings.rules import rule_of
 from dreamerv2.common.torchutils import Module, named_tensors
 from dreamerv2.running.checkpoint import load_checkpoint, match_state
-from dreamerv2.running.logdir import CHECKPOINT, SHAPING_PARTS, changes, load_config
+from dreamerv2.running.logdir import CHECKPOINT, changes, load_config
 
 if TYPE_CHECKING:
     from dreamerv2.agent import Agent
@@ -62,16 +63,10 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
     Networks and the state of reward norms are taken; optimizers and counters begin
     anew. `parts` are of `PARTS`, or `all`: what both agents have.
 
-    Raises UsageError for unknown parts, and for networks of another shape, naming the
-    settings that differ; then nothing has been changed.
+    Raises UsageError for networks of another shape, naming the settings that differ;
+    then nothing has been changed.
     """
     logdir = Path(logdir).expanduser()
-    for name in parts:
-        if name not in (*PARTS, "all"):
-            raise UsageError(
-                f"Unknown part '{name}' in load_parts: expected all, "
-                f"{', '.join(PARTS)}."
-            )
     saved = read_agent(logdir, agent.device)
     chosen = {
         name: attribute
@@ -133,11 +128,7 @@ def _other_shape(agent: "Agent", logdir: Path, error: UsageError) -> UsageError:
     differ = {}
     if path.is_file():
         pairs = changes(load_config(path), agent.config)
-        differ = {
-            key: pair
-            for key, pair in pairs.items()
-            if key.rpartition(".")[2] in SHAPING_PARTS or key == "pred_discount"
-        }
+        differ = {k: v for k, v in pairs.items() if rule_of(k).fixed == "networks"}
     listed = ", ".join(
         f"{key} {old} rather than {new}" for key, (old, new) in differ.items()
     )

@@ -3,12 +3,15 @@
 import errno
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from dreamerv2.common.config import Config
+from dreamerv2.common.config import Config, format_value
+from dreamerv2.common.envs import OWN
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import cannot_write
+from dreamerv2.common.settings.rules import rule_of
 
 try:
     import fcntl
@@ -18,35 +21,12 @@ except ImportError:  # Windows.
 CHECKPOINT = "variables.pt"
 LOCK = ".lock"
 
-# What decides the names and shapes of parameters, or what the episodes hold.
-SHAPING = (
-    "task",
-    "atari_grayscale",
-    "atari_all_actions",
-    "render_size",
-    "pred_discount",
-    "expl_behavior",
-    "disag_target",
-    "disag_models",
-    "disag_action_cond",
-)
-SHAPING_PARTS = (
-    "layers",
-    "units",
-    "norm",
-    "dist",
-    "ensemble",
-    "hidden",
-    "deter",
-    "stoch",
-    "discrete",
-    "mlp_keys",
-    "cnn_keys",
-    "cnn_depth",
-    "cnn_kernels",
-    "mlp_layers",
-    "opt",
-)
+# What a run would go on with if a key changed whose row of keys.yaml says so.
+OTHER = {
+    "networks": "networks of another shape",
+    "episodes": "other episodes",
+    "frames": "steps that count otherwise",
+}
 
 
 class Logdir:
@@ -70,7 +50,7 @@ class Logdir:
                 "No --logdir was given: name the folder for this run, such as "
                 "--logdir ~/logdir/atari_pong/dreamerv2/1."
             )
-        self.path = Path(config.logdir).expanduser()
+        self.path = Path(config.logdir).expanduser().absolute()
         self.changed: dict[str, tuple[Any, Any]] = {}
         self._config = config
         self._before: Config | None = None
@@ -93,7 +73,7 @@ class Logdir:
             _keep(path, self._before)
             print("Changed since this run was started:")
             for key, (old, new) in self.changed.items():
-                print(f"  {key}: {old} -> {new}")
+                print(f"  {key}: {show(old)} -> {show(new)}")
         self._config.save(path)
 
     def close(self) -> None:
@@ -125,7 +105,7 @@ class Logdir:
         self._before = load_config(path)
         if begun:
             self.changed = changes(self._before, self._config)
-            refuse_other_shapes(self.path, self.changed)
+            refuse_changes(self.path, self.changed)
 
 
 def lock(folder: Path) -> IO[str] | None:
@@ -188,9 +168,6 @@ def config_of_run(path: Path, defaults: Config) -> Config:
     Raises UsageError if it is damaged.
     """
     found = load_config(path).flat
-    # Versions before had this scale, as the reference has, without a loss for it.
-    if found.get("loss_scales.proprio") == 1:
-        del found["loss_scales.proprio"]
     return defaults.update({k: v for k, v in found.items() if defaults.match(k)})
 
 
@@ -202,19 +179,40 @@ def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 
-def refuse_other_shapes(logdir: Path, changed: dict[str, tuple[Any, Any]]) -> None:
-    """Raises UsageError if a change gives other networks or other episodes."""
-    bad = {
-        key: pair
-        for key, pair in changed.items()
-        if key in SHAPING or key.rpartition(".")[2] in SHAPING_PARTS
-    }
-    if bad:
-        listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in bad.items())
-        raise UsageError(
-            f"The run in {logdir} has networks of another shape: {listed}; use its "
-            "values to go on with it, or another --logdir to start anew."
+def refuse_changes(logdir: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raise UsageError for changes with which a run cannot go on.
+
+    Those are other networks, other episodes, and steps that are another number of
+    frames: the metrics count in frames, so theirs would be cut, or go back.
+    """
+    refused: dict[str, list[str]] = {}
+    for key, (old, new) in changed.items():
+        fixed = rule_of(key).fixed
+        if fixed and not _harmless(key, old, new):
+            shown = f"{key} {show(old)} -> {show(new)}"
+            refused.setdefault(fixed, []).append(shown)
+    if refused:
+        listed = " and ".join(
+            f"{OTHER[fixed]} ({', '.join(keys)})" for fixed, keys in refused.items()
         )
+        raise UsageError(
+            f"The run in {logdir} cannot go on with {listed}: use the values that it "
+            "has, or another --logdir to start anew."
+        )
+
+
+def _harmless(key: str, old: Any, new: Any) -> bool:
+    """Return whether this change of a fixed key changes nothing."""
+    if old is None or new is None:  # A key of another version.
+        return True
+    if key == "task":  # A function that makes environments may be renamed.
+        return all(str(task).startswith(f"{OWN}_") for task in (old, new))
+    return key == "offline" and bool(old) == bool(new)
+
+
+def show(value: Any) -> Any:
+    """Return a config's value, or None for a key that it lacks, for a sentence."""
+    return value if value is None else format_value(value)
 
 
 def _keep(path: Path, config: Config) -> None:

@@ -99,20 +99,6 @@ def test_arguments_default_to_those_of_the_program(monkeypatch):
     assert (config.seed, config.jit) == (2, False)
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_lists_every_key_with_value_and_type_and_exits_with_0(flag, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse_config(["--configs", "big", flag], PRESETS)
-    assert caught.value.code == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "--rssm.deter 1000 (int)" in lines
-    assert "--sizes 4,4 (list of int)" in lines
-    assert "--jit True (bool)" in lines
-    assert any("defaults, big, odd, broken" in line for line in lines)
-    for key in Config(DEFAULTS).flat:
-        assert sum(line.startswith(f"--{key} ") for line in lines) == 1
-
-
 @pytest.mark.parametrize(
     "argv,seed,deter,norm",
     [

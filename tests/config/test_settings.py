@@ -47,10 +47,14 @@ def test_scales_added_to_a_run_are_kept_when_it_is_loaded(tmp_path):
     config.save(tmp_path / "config.yaml")
     assert config_of_run(tmp_path / "config.yaml", defaults) == config
     assert type(config.loss_scales.image) is float
-    before = {**defaults.flat, "loss_scales.proprio": 1.0}
-    del before["loss_scales.decoder"]
-    Config(before).save(tmp_path / "config.yaml")
-    assert config_of_run(tmp_path / "config.yaml", defaults) == defaults
+
+
+def test_the_scale_that_the_reference_has_for_no_loss_is_taken():
+    make_agent({"loss_scales.proprio": 1.0})
+    with pytest.raises(
+        UsageError, match="^loss_scales.proprio is the scale of no loss"
+    ):
+        make_agent({"loss_scales.proprio": 2.0})
 
 
 @pytest.mark.parametrize("key", ["expl_noise", "eval_noise"])

@@ -7,7 +7,8 @@ import pytest
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
-from dreamerv2.running.logdir import Logdir, changes, refuse_other_shapes
+from dreamerv2.common.settings.rules import checked
+from dreamerv2.running.logdir import Logdir, changes, refuse_changes
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +99,7 @@ def test_keys_of_another_version_count_as_changes(config):
     assert changes(Config(old), config) == {"save_every": (None, 600)}
 
 
-SHAPING = {
-    "task": "atari_pong",
-    "atari_grayscale": False,
-    "render_size": [32, 32],
+NETWORKS = {
     "pred_discount": False,
     "rssm.deter": 8,
     "rssm.discrete": 0,
@@ -115,20 +113,62 @@ SHAPING = {
     "expl_behavior": "Plan2Explore",
     "disag_models": 3,
 }
+EPISODES = {
+    "task": "atari_pong",
+    "atari_grayscale": False,
+    "render_size": [32, 32],
+}
+FRAMES = {"action_repeat": 2, "offline": "/recordings"}
+FIXED = {
+    **{key: (value, "networks of another shape") for key, value in NETWORKS.items()},
+    **{key: (value, "other episodes") for key, value in EPISODES.items()},
+    **{key: (value, "steps that count otherwise") for key, value in FRAMES.items()},
+}
 
 
-@pytest.mark.parametrize("key", SHAPING)
+@pytest.mark.parametrize("key", FIXED)
 @pytest.mark.parametrize("begun", ["variables.pt", "train_episodes"])
-def test_changes_to_the_shape_of_networks_are_refused_by_name(config, key, begun):
+def test_what_a_run_cannot_change_is_refused_by_name_and_reason(config, key, begun):
     logdir = open_logdir(config)
     begin(logdir) if begun == "train_episodes" else (logdir / begun).touch()
     before = (logdir / "config.yaml").read_text()
+    value, reason = FIXED[key]
     with pytest.raises(UsageError) as error:
-        open_logdir(config.update({key: SHAPING[key], "steps": 10}))
-    assert f" of another shape: {key} " in str(error.value)
-    assert "steps" not in str(error.value)
+        open_logdir(config.update({key: value, "steps": 10}))
+    assert f"cannot go on with {reason} ({key} " in str(error.value)
+    assert "steps:" not in str(error.value)
     assert (logdir / "config.yaml").read_text() == before
     assert not (logdir / "config.1.yaml").exists()
+
+
+def test_an_offline_run_may_go_on_with_another_recording_but_not_online(config):
+    offline = config.update(offline="/recordings")
+    begin(open_logdir(offline))
+    open_logdir(offline.update(offline="/moved"))
+    with pytest.raises(UsageError, match=r"\(offline /moved -> ''\)"):
+        open_logdir(config)
+
+
+def test_a_function_that_makes_environments_may_be_renamed(config):
+    begin(open_logdir(config.update(task="own_lambda")))
+    open_logdir(config.update(task="own_make"))
+    with pytest.raises(UsageError, match=r"other episodes \(task own_make -> atari_"):
+        open_logdir(config.update(task="atari_pong"))
+
+
+def test_a_relative_logdir_stays_where_it_was(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = checked(config.update(logdir="run", load="a", offline="../b"))
+    with closing(Logdir(config.update(logdir="run"))) as logdir:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        logdir.begin()
+    assert logdir.path == tmp_path / "run"
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert relative.logdir == str(tmp_path / "run")
+    assert relative.load == str(tmp_path / "a")
+    assert relative.offline == str(tmp_path / ".." / "b")
+    assert checked(config.update(logdir="/x")).offline == ""
 
 
 @pytest.mark.parametrize(
@@ -138,15 +178,19 @@ def test_changes_to_the_shape_of_networks_are_refused_by_name(config, key, begun
     " actor_ent device save_every".split(),
 )
 def test_changes_to_how_it_is_trained_are_not_refused(config, tmp_path, key):
-    refuse_other_shapes(tmp_path, {key: (1, 2)})
+    refuse_changes(tmp_path, {key: (1, 2)})
 
 
-def test_all_changes_of_the_shape_are_named_at_once(config, tmp_path):
-    after = config.update({r".*\.norm": "layer", "rssm.stoch": 3})
+def test_all_that_is_refused_is_named_at_once_by_its_reason(config, tmp_path):
+    after = config.update({"rssm": {"norm": "layer", "stoch": 3}, "action_repeat": 4})
     with pytest.raises(UsageError) as error:
-        refuse_other_shapes(tmp_path, changes(config, after))
-    for change in ("rssm.norm none -> layer", "rssm.stoch 32 -> 3", "actor.norm"):
-        assert change in str(error.value)
+        refuse_changes(tmp_path, changes(config, after))
+    assert str(error.value) == (
+        f"The run in {tmp_path} cannot go on with steps that count otherwise "
+        "(action_repeat 1 -> 4) and networks of another shape (rssm.stoch 32 -> 3, "
+        "rssm.norm none -> layer): use the values that it has, or another --logdir to "
+        "start anew."
+    )
 
 
 def test_a_damaged_config_is_named(config):

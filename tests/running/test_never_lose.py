@@ -197,7 +197,7 @@ def test_a_logdir_in_use_is_refused_and_free_after_a_kill(tmp_path):
         run.send(signal.SIGKILL)
         run.result()
     config = Config(load_presets()["defaults"]).update(logdir=logdir, task="toy_catch")
-    with pytest.raises(UsageError, match="networks of another shape"):
+    with pytest.raises(UsageError, match="cannot go on with other episodes"):
         Logdir(config)  # The lock is no reason any more.
 
 

@@ -95,7 +95,7 @@ def test_all_means_what_both_runs_have(trained, tmp_path):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--load_parts", "brain"], "Unknown part 'brain' in load_parts: expected all"),
+        (["--load_parts", "brain"], "--load_parts is 'brain'; it must be all, world"),
         (["--rssm.deter", 12], "it has rssm.deter 8 rather than 12"),
         (["--load_parts", "exploration"], "The exploration of"),
     ],
