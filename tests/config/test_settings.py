@@ -51,9 +51,7 @@ def test_scales_added_to_a_run_are_kept_when_it_is_loaded(tmp_path):
 
 def test_the_scale_that_the_reference_has_for_no_loss_is_taken():
     make_agent({"loss_scales.proprio": 1.0})
-    with pytest.raises(
-        UsageError, match="^loss_scales.proprio is the scale of no loss"
-    ):
+    with pytest.raises(UsageError, match="^loss_scales.proprio is the scale"):
         make_agent({"loss_scales.proprio": 2.0})
 
 
