@@ -1,0 +1,207 @@
+"""README and docs: links lead somewhere, and commands are commands."""
+
+import ast
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreamerv2 import api, evaluate, play, play_test
+from dreamerv2.common import plot
+from dreamerv2.common.config import load_presets
+from dreamerv2.common.flags import parse_config
+from dreamerv2.common.limits import check_limits
+from dreamerv2.playing.options import split_flags
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("scores/*.md")],
+    key=lambda path: path.relative_to(ROOT).as_posix(),
+)
+NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
+# Folders in which a path in the text may begin.
+BASES = (ROOT, ROOT / "dreamerv2", ROOT / "dreamerv2" / "common")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def prose(path):
+    """The text without blocks of code."""
+    return FENCE.sub("", path.read_text())
+
+
+def blocks(path, language):
+    return [text for kind, text in FENCE.findall(path.read_text()) if kind == language]
+
+
+def anchors(path):
+    """The anchors of a page's headings, as GitHub makes them."""
+    found = []
+    for title in re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE):
+        plain = re.sub(r"[^\w\- ]", "", title.lower())
+        found.append(plain.replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_and_anchor_leads_somewhere(name):
+    page = ROOT / name
+    text = prose(page)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    links += re.findall(r"^\[[^]]+\]: (\S+)$", text, re.MULTILINE)
+    for link in links:
+        if link.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists() and target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors(target), f"{link}: {anchors(target)}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_in_the_text_exists(name):
+    for code in re.findall(r"`([^`\n]+)`", prose(ROOT / name)):
+        (word, *_) = code.split() or [""]
+        word = word.removeprefix("python")
+        if re.fullmatch(r"[a-z_]+(/[\w.]+)*/(\w+\.(py|md|yaml|csv))?", word):
+            if word.startswith(
+                ("train_episodes", "eval_episodes", "report", "profile")
+            ):
+                continue  # Of a logdir.
+            assert any((base / word).exists() for base in BASES), word
+
+
+def test_every_page_is_reached_from_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for name in NAMES:
+        assert name in ("README.md", "scores/README.md") or f"]({name})" in text, name
+
+
+def commands():
+    """Every command line of the pages: (page, words)."""
+    found = []
+    for path in PAGES:
+        lines = "".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
+        # Commands within a sentence, which may be broken across lines.
+        lines += [
+            code.replace("\n", " ")
+            for code in re.findall(r"`((?:python|make|pip) [^`]+)`", prose(path))
+        ]
+        name = path.relative_to(ROOT).as_posix()
+        found += [(name, line) for line in lines if line.strip()]
+    return found
+
+
+@contextlib.contextmanager
+def quiet():
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def check_train(words):
+    check_limits(parse_config(words, load_presets()))
+
+
+def check_play(module, words):
+    _, rest = split_flags(words, module.OPTIONS, "")
+    check_train(["--configs", "atari", *rest])
+
+
+def check_script(path, words):
+    """The options of a script with a parser, by its --help."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        if path.parent.name == "common":
+            plot.main(["--help"])
+        elif path.stem == "evaluate":
+            evaluate.parse(["--help"])
+        else:
+            spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            arguments, sys.argv = sys.argv, [str(path), "--help"]
+            try:
+                module.main()
+            finally:
+                sys.argv = arguments
+    own = words[: words.index("--")] if "--" in words else words
+    for word in own:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in out.getvalue(), word
+    if "--" in words:
+        check_train(words[words.index("--") + 1 :])
+
+
+def check(line):
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        (target,) = [word for word in words[1:] if "=" not in word]
+        assert target in targets
+        assert given.keys() <= {"ARGS", "TORCH_ARGS", "PYTHON"}
+        if target == "train" and "value" not in line:
+            check_train(shlex.split(given.get("ARGS", "")))
+    elif words[:2] == ["pip", "install"]:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for extras in re.findall(r"\[(.*?)\]", line):
+            for extra in extras.split(","):
+                assert extra in project["optional-dependencies"], extra
+    elif words[0] == "python":
+        path = ROOT / words[1]
+        assert path.is_file(), words[1]
+        name = path.relative_to(ROOT).as_posix()
+        if name == "dreamerv2/train.py":
+            check_train(words[2:])
+        elif name in ("dreamerv2/play.py", "dreamerv2/play_test.py"):
+            check_play(play if path.stem == "play" else play_test, words[2:])
+        elif name.startswith("examples/"):
+            assert not words[2:] or words[2].startswith("--")
+        else:
+            check_script(path, words[2:])
+    else:
+        known = ("tensorboard", "docker", "dreamerv2-", "git", "pre-commit", "jupyter")
+        assert words[0].startswith(known), line
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in commands()}))
+def test_every_command_is_one_that_runs(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    for page, line in commands():
+        if page == name:
+            with quiet():
+                check(line)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_in_python_use_what_there_is(name):
+    for text in blocks(ROOT / name, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "dv2" or hasattr(api, node.attr), node.attr
+
+
+def test_flags_in_the_text_are_known():
+    known = {f"--{key}" for key in parse_config([], load_presets()).flat}
+    for path in [*ROOT.glob("dreamerv2/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        text = path.read_text()
+        known |= {f"--{x}" for x in re.findall(r'"--(\w+)"', text)}
+        known |= set(re.findall(r"^\s+--(\w+)", text))
+    known |= {f"--{key}" for key in (*play.OPTIONS, *play_test.OPTIONS)}
+    known |= {"--help", "--configs", "--key", "--index-url"}
+    for page in PAGES:
+        for code in re.findall(r"`([^`]+)`", prose(page)):
+            for flag in re.findall(r"(?<![\w-])(--[a-z][\w.]*)", code):
+                assert flag in known, f"{page.name}: {flag}"
