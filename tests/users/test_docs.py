@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_tools import BEGIN, PAGE, keys_table
 
 from dreamerv2 import api, evaluate, play, play_test
 from dreamerv2.common import plot
 from dreamerv2.common.config import load_presets
 from dreamerv2.common.flags import parse_config
-from dreamerv2.common.limits import check_limits
+from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.options import split_flags
 
 if sys.version_info >= (3, 11):
@@ -110,7 +111,7 @@ def quiet():
 
 
 def check_train(words):
-    check_limits(parse_config(words, load_presets()))
+    checked(parse_config(words, load_presets()))
 
 
 def check_play(module, words):
@@ -166,7 +167,7 @@ def check(line):
             check_train(words[2:])
         elif name in ("dreamerv2/play.py", "dreamerv2/play_test.py"):
             check_play(play if path.stem == "play" else play_test, words[2:])
-        elif name.startswith("examples/"):
+        elif name.startswith(("examples/", "tests/")):
             assert not words[2:] or words[2].startswith("--")
         else:
             check_script(path, words[2:])
@@ -203,5 +204,9 @@ def test_flags_in_the_text_are_known():
     known |= {"--help", "--configs", "--key", "--index-url"}
     for page in PAGES:
         for code in re.findall(r"`([^`]+)`", prose(page)):
-            for flag in re.findall(r"(?<![\w-])(--[a-z][\w.]*)", code):
+            for flag in re.findall(r"(?<![\w-])(--[a-z][\w.-]*)", code):
                 assert flag in known, f"{page.name}: {flag}"
+
+
+def test_the_table_of_keys_is_the_configurations():
+    assert PAGE.read_text().partition(BEGIN)[2].strip() == keys_table().strip()
