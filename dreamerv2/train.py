@@ -10,7 +10,7 @@ import errno
 import functools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from dreamerv2.common.logger import (
     Output,
     TerminalOutput,
     add_episode,
+    is_logged,
 )
 from dreamerv2.common.networks.noise import Noise
 from dreamerv2.common.other import CarryOverState, RandomAgent, RunningMeans, Timer
@@ -157,7 +158,8 @@ class Run:
             print(f"This run has reached its {self.config.steps} steps already.")
             return
         self.train_driver.on_step(self.train_step)
-        self.eval_driver.on_episode(functools.partial(self.log_episode, mode="eval"))
+        eval_episode = functools.partial(self.log_episode, mode="eval")
+        self.eval_driver.on_episode(eval_episode, self.keep("eval"))
         steps = self.config.steps
         with (
             self.state.saved_at_last(),
@@ -263,7 +265,7 @@ class Run:
             # Until there is a checkpoint, what was earned is the episodes on disk.
             self.step.increment(self.train_replay.stats["total_steps"])
         train_episode = functools.partial(self.log_episode, mode="train")
-        self.train_driver.on_episode(train_episode)
+        self.train_driver.on_episode(train_episode, self.keep("train"))
         self.train_driver.on_step(self.count_step)
         self.train_driver.on_step(self.train_replay.add_step)
         self.train_driver.on_reset(self.train_replay.add_step)
@@ -433,12 +435,18 @@ class Run:
                 self.logger.histogram(name, value)
         self.logger.write(fps=True)
 
+    def keep(self, mode: str) -> Callable[[str], bool]:
+        """What is kept of an episode to log it; pictures only while a video is due."""
+        due = self.when[f"video_{mode}"].due
+        return lambda key: is_logged(key, self.config, due(self.step))
+
     def log_episode(self, ep: dict[str, np.ndarray], worker: int, mode: str) -> None:
         """Figures and a video of a finished episode.
 
         Training episodes are written one by one, an evaluation's all together.
         """
-        video = self.when[f"video_{mode}"](self.step)
+        shown = any(key in ep for key in self.config.log_keys_video)
+        video = shown and self.when[f"video_{mode}"](self.step)
         add_episode(self.logger, ep, mode, self.config, video)
         if mode == "train":
             self.logger.add(self.train_replay.stats, prefix="train")

@@ -32,8 +32,8 @@ class Driver:
         action   0     a_0    a_1        a_(T-1)   a_t was chosen at o_t
 
     `on_reset` and `on_step` callbacks get each transition, `on_episode` callbacks the
-    whole episode as a dict of stacked (T+1, ...) arrays; all get `worker=i`, the index
-    of the environment. Dtypes are what the environments and the policy give.
+    episode as a dict of stacked (T+1, ...) arrays; all get `worker=i`, the index of the
+    environment. Dtypes are what the environments and the policy give.
 
     An environment's reset and step return the observation, or (see Async) a function
     that waits for it, called only after all environments have been started.
@@ -60,6 +60,7 @@ class Driver:
         self._on_step: list[Callable[..., Any]] = []
         self._on_reset: list[Callable[..., Any]] = []
         self._on_episode: list[Callable[..., Any]] = []
+        self._keep: list[Callable[[str], bool]] = []
         self.reset()
 
     def on_step(self, callback: Callable[..., Any]) -> None:
@@ -70,14 +71,21 @@ class Driver:
         """Call `callback(transition, worker=i)` after every reset."""
         self._on_reset.append(callback)
 
-    def on_episode(self, callback: Callable[..., Any]) -> None:
-        """Call `callback(episode, worker=i)` after every finished episode."""
+    def on_episode(
+        self, callback: Callable[..., Any], keep: Callable[[str], bool] | None = None
+    ) -> None:
+        """Call `callback(episode, worker=i)` after every finished episode.
+
+        keep: asked at each reset which keys are kept until then; by default, all.
+        """
         self._on_episode.append(callback)
+        self._keep.append(keep or (lambda key: True))
 
     def reset(self) -> None:
         """Forget observations, unfinished episodes and the policy's state."""
         self._obs: list[dict[str, Any] | None] = [None] * len(self._envs)
-        self._episodes: list[list[dict[str, np.ndarray]]] = [[] for _ in self._envs]
+        # Per environment and key, the values so far; is_first always, for its length.
+        self._episodes: list[dict[str, list[np.ndarray]]] = [{} for _ in self._envs]
         self._state: Any = None
 
     def __call__(
@@ -115,13 +123,13 @@ class Driver:
                 finished[i] += int(bool(self._obs[i]["is_last"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Observations, unfinished episodes and the policy's state.
+        """Return observations, unfinished episodes and the policy's state.
 
         To be taken between two calls, together with the environments' states.
         """
         return {
             "obs": [ob and dict(ob) for ob in self._obs],
-            "episodes": [_stack(trans) if trans else {} for trans in self._episodes],
+            "episodes": [_stack(episode) for episode in self._episodes],
             "policy": self._state,
         }
 
@@ -130,7 +138,10 @@ class Driver:
         if len(state["obs"]) != len(self._envs):
             raise ValueError(f"The state is of {len(state['obs'])} environments.")
         self._obs = list(state["obs"])
-        self._episodes = [_unstack(episode) for episode in state["episodes"]]
+        self._episodes = [
+            {k: [np.array(x) for x in v] for k, v in episode.items()}
+            for episode in state["episodes"]
+        ]
         self._state = state["policy"]
 
     def _reset_ended(self, active: list[int]) -> None:
@@ -145,12 +156,16 @@ class Driver:
                 spaces = self._act_spaces[i].items()
                 zeros = {k: np.zeros(v.shape, v.dtype) for k, v in spaces}
                 tran = _transition(ob, zeros)
-                self._episodes[i] = [tran]
+                self._episodes[i] = {
+                    key: [value]
+                    for key, value in tran.items()
+                    if key == "is_first" or any(keep(key) for keep in self._keep)
+                }
                 for callback in self._on_reset:
                     callback(tran, worker=i)
 
     def _act(self, policy: Policy) -> list[dict[str, np.ndarray]]:
-        """One batched call of the policy, split into each environment's action."""
+        """Call the policy once for all, and split its actions."""
         obs = {k: np.stack([ob[k] for ob in self._obs]) for k in self._obs[0]}
         outputs, self._state = policy(obs, self._state)
         return [
@@ -161,23 +176,21 @@ class Driver:
     def _advance(
         self, active: list[int], actions: list[dict[str, np.ndarray]]
     ) -> list[int]:
-        """One step of each active environment, and its callbacks.
-
-        Returns the indices of those that made it.
-        """
+        """Step each active environment; return the indices of those that made it."""
         calls = {i: (self._envs[i].step, (actions[i],)) for i in active}
         with self._timer("env"):
             observed = self._gather(calls)
         for i, ob in observed.items():
             self._obs[i] = ob
             tran = _transition(ob, actions[i])
-            self._episodes[i].append(tran)
+            for key, values in self._episodes[i].items():
+                values.append(tran.get(key))  # The replay says if one is missing.
             for callback in self._on_step:
                 callback(tran, worker=i)
             if ob["is_last"]:
-                trans, self._episodes[i] = self._episodes[i], []
+                episode, self._episodes[i] = self._episodes[i], {}
                 for callback in self._on_episode:
-                    callback(_stack(trans), worker=i)
+                    callback(_stack(episode), worker=i)
         return list(observed)
 
     def _gather(self, calls: dict[int, tuple[Callable, tuple]]) -> dict[int, Any]:
@@ -191,7 +204,8 @@ class Driver:
             try:
                 results[i] = function(*args)
                 if not callable(results[i]):
-                    _check_finite(results[i], len(self._episodes[i]))
+                    steps = len(self._episodes[i].get("is_first", ()))
+                    _check_finite(results[i], steps)
             except UsageError:
                 raise
             except Exception as error:  # Environments may raise anything.
@@ -205,28 +219,22 @@ class Driver:
                 attempt(i, result)
         for i, error in errors.items():
             self._envs[i] = self._replace(i, error)
-            self._obs[i], self._episodes[i] = None, []
+            self._obs[i], self._episodes[i] = None, {}
         return results
 
 
 def _transition(obs: dict[str, Any], action: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Copies, since an environment or a policy may reuse its arrays."""
+    """Copy, since an environment or a policy may use its arrays again."""
     return {k: np.array(v) for k, v in {**obs, **action}.items()}
 
 
-def _stack(trans: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Transitions -> an episode, arrays (T, ...)."""
-    return {k: np.stack([t[k] for t in trans]) for k in trans[0]}
-
-
-def _unstack(episode: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The inverse of `_stack`; no keys are no transitions."""
-    length = len(next(iter(episode.values()), ()))
-    return [{k: np.array(v[t]) for k, v in episode.items()} for t in range(length)]
+def _stack(episode: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Values of each step -> arrays (T, ...)."""
+    return {key: np.stack(values) for key, values in episode.items()}
 
 
 def _check_finite(obs: dict[str, Any], step: int) -> None:
-    """Raises ValueError for a number that is not finite, by its key and step."""
+    """Raise ValueError for a number that is not finite, by its key and step."""
     for key, value in obs.items():
         value = np.asarray(value)
         if value.dtype.kind == "f" and not key.startswith("log_"):
@@ -238,7 +246,7 @@ def _check_finite(obs: dict[str, Any], step: int) -> None:
 
 
 def _refuse(index: int, error: Exception) -> Any:
-    """Without a replacement: says which environment it was."""
+    """Say which environment it was, without a replacement."""
     raise RuntimeError(
         f"Environment {index} failed with {type(error).__name__}: {error}"
     ) from error

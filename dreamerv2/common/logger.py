@@ -41,6 +41,7 @@ __all__ = [
     "WandBOutput",
     "add_episode",
     "format_number",
+    "is_logged",
 ]
 
 
@@ -50,11 +51,9 @@ VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 class Logger:
     """Gathers metrics and hands them to its outputs.
 
-    Args:
-      step: Counts policy steps; read whenever something is written.
-      outputs: Called in turn with a list of `(step, name, value)`.
-      multiplier: Environment frames per policy step (the action repeat). Steps are
-        given to the outputs in frames.
+    step: counts policy steps; read whenever something is written.
+    outputs: called in turn with a list of `(step, name, value)`, steps in frames.
+    multiplier: environment frames per policy step (the action repeat).
     """
 
     def __init__(
@@ -78,13 +77,7 @@ class Logger:
 
         Without dimensions it is a scalar, with 2 or 3 an image, with 4 or 5 a video.
         (A batch of images goes to `image`, a video without channels to `video`.)
-
-        Args:
-          mapping: Name to value.
-          prefix: Put before each name, with an underscore.
-
-        Raises:
-          ValueError: A value is none of these; the message names it.
+        ValueError names a value that is none of these. A prefix gets an underscore.
         """
         for name, value in mapping.items():
             name = f"{prefix}_{name}" if prefix else name
@@ -100,14 +93,9 @@ class Logger:
     def scalar(self, name: str, value: Any) -> None:
         """Add a number; several of one name are averaged when they are written.
 
-        Args:
-          name: The metric's name.
-          value: A number, or an array or tensor of shape (). A tensor stays where it
-            is until `write`, so its memory must not be overwritten before (clone
-            what a CUDA graph puts out).
-
-        Raises:
-          ValueError: It is no single number.
+        value: a number, or an array or tensor of shape (); ValueError otherwise. A
+          tensor stays where it is until `write`, so its memory must not be overwritten
+          before (clone what a CUDA graph puts out).
         """
         is_tensor = isinstance(value, torch.Tensor)
         shape = tuple(np.shape(value))
@@ -119,13 +107,10 @@ class Logger:
         self._scalars[name].append(value.detach() if is_tensor else value)
 
     def histogram(self, name: str, value: Any) -> None:
-        """Add numbers to show the distribution of; of several with one name the last
-        is written.
+        """Add numbers to show the distribution of; of one name the last are written.
 
-        Args:
-          name: The metric's name.
-          value: An array or tensor of any shape. A tensor is copied to the host here,
-            since its memory may well be overwritten before `write`.
+        value: an array or tensor of any shape, which is copied to the host here, since
+          its memory may well be overwritten before `write`.
         """
         if isinstance(value, torch.Tensor):
             value = value.detach().float().cpu().numpy()
@@ -134,13 +119,8 @@ class Logger:
     def image(self, name: str, value: Any) -> None:
         """Add an image; of several with one name the last is written.
 
-        Args:
-          name: The metric's name.
-          value: (H, W), (H, W, C), or a batch (B, H, W, C) that is put side by side;
-            uint8, or float within [0, 1]; C is 1, 3, or 4, whose alpha is dropped.
-
-        Raises:
-          ValueError: Another shape.
+        value: (H, W), (H, W, C), or a batch (B, H, W, C), as for `pictures.as_image`;
+          ValueError otherwise.
         """
         check_picture(name, value, "image")
         self._pictures[name] = ("image", value)
@@ -148,13 +128,8 @@ class Logger:
     def video(self, name: str, value: Any) -> None:
         """Add a video; of several with one name the last is written.
 
-        Args:
-          name: The metric's name.
-          value: (T, H, W), (T, H, W, C), or a batch (B, T, H, W, C) that is put side
-            by side; the rest as for `image`.
-
-        Raises:
-          ValueError: Another shape.
+        value: (T, H, W), (T, H, W, C), or a batch (B, T, H, W, C), as for
+          `pictures.as_video`; ValueError otherwise.
         """
         check_picture(name, value, "video")
         self._pictures[name] = ("video", value)
@@ -162,9 +137,8 @@ class Logger:
     def write(self, fps: bool = False) -> None:
         """Give everything since the last call to the outputs, at the current step.
 
-        Args:
-          fps: Add the scalar `fps`: frames per second since the last write that had
-            one, or since the clock was started.
+        fps: add a scalar of that name: frames per second since the last write that had
+          one, or since the clock was started.
         """
         if fps:
             self.scalar("fps", self._frames_per_second())
@@ -193,6 +167,13 @@ class Logger:
         return (self._last_frames - last_frames) / elapsed
 
 
+def is_logged(key: str, config: Mapping[str, Any], video: bool) -> bool:
+    """Tell whether `add_episode` looks at a key, with videos or without."""
+    patterns = [config[f"log_keys_{kind}"] for kind in ("sum", "mean", "max")]
+    shown = video and key in config["log_keys_video"]
+    return shown or any(re.match(x, key) for x in ("reward$", *patterns))
+
+
 def add_episode(
     logger: Logger,
     ep: Mapping[str, np.ndarray],
@@ -200,14 +181,14 @@ def add_episode(
     config: Mapping[str, Any],
     video: bool,
 ) -> None:
-    """Return, length, chosen keys and, if asked, videos of a finished episode.
+    """Log return, length, chosen keys and, if asked, videos of a finished episode.
 
     Args:
-      logger: Is given the metrics, as `{mode}_return` and so on.
-      ep: Arrays (T, ...); index 0 is the reset.
+      logger: gets the metrics, as `{mode}_return` and so on.
+      ep: arrays (T, ...); index 0 is the reset.
       mode: `train` or `eval`.
-      config: Whose log_keys_sum, log_keys_mean, log_keys_max and log_keys_video count.
-      video: Whether videos are wanted.
+      config: whose log_keys_sum, log_keys_mean, log_keys_max and log_keys_video count.
+      video: whether videos are wanted.
     """
     logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
     logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
@@ -225,8 +206,7 @@ def add_episode(
 class TerminalOutput:
     """Prints the scalars in one line: `[  10000] actor_ent 1.79 / fps 812`.
 
-    Args:
-      write: Takes the line. The default prints it, above a progress bar if one shows.
+    write: takes the line. The default prints it, above a progress bar if one shows.
     """
 
     def __init__(self, write: Callable[[str], None] | None = None):
@@ -246,14 +226,9 @@ class JSONLOutput:
 
     JSON knows no NaN and no infinity; they are written as null.
 
-    Opening the file repairs a last line that was cut by a kill or a full disk.
-
-    Args:
-      logdir: The folder of `metrics.jsonl`; made if it is missing.
-      warn: Takes a sentence when something had to be removed.
-
-    Raises:
-      UsageError: The folder cannot be written to, or the disk is full.
+    Opening the file repairs a last line that was cut by a kill or a full disk. `warn`
+    takes a sentence when something had to be removed. UsageError if the folder, which
+    is made, cannot be written to.
     """
 
     def __init__(
@@ -290,15 +265,12 @@ class JSONLOutput:
         return self.path.stat().st_size
 
     def truncate_after(self, step: int, size: int | None = None) -> int:
-        """Drop the lines of later steps, as a run resumes from an earlier one.
+        """Drop the lines of later steps, as a run resumes; return how many.
 
-        Args:
-          step: The last step to keep, in frames like those in the file.
-          size: Of the file when the checkpoint was written: lines of that step beyond
-            it are of an evaluation that is made again.
-
-        Returns:
-          The number of lines dropped. Lines that are no JSON are among them.
+        step: the last one to keep, in frames like those in the file. Lines that are no
+          JSON are dropped, too.
+        size: of the file when the checkpoint was written: lines beyond it are of an
+          evaluation that is made again.
         """
         content = self.path.read_bytes()
         if size and content[size - 1 : size] == b"\n":

@@ -66,7 +66,6 @@ class Replay:
         self._lock = threading.RLock()
         self._unfinished: dict[int, Episode] = {}
         self._skipped = 0
-        self._warned = False
         self._datasets: list[weakref.ref[Dataset]] = []
         self._dataset_states: list[dict[str, Any] | None] = []
 
@@ -227,14 +226,7 @@ class Replay:
             self._store.forget(error)
 
     def _begin(self, step: Arrays, worker: int) -> None:
-        dropped = self._unfinished.pop(worker, None)
-        if dropped and not self._warned:
-            self._warned = True
-            print(
-                f"Dropped an unfinished episode of {dropped.steps} steps, as its "
-                "environment was reset (said once)."
-            )
-        if dropped:
+        if dropped := self._unfinished.pop(worker, None):
             dropped.name = None
         self._store.check({k: v[None] for k, v in step.items()})
         self._unfinished[worker] = Episode(name=_unfinished_name(worker))
@@ -252,10 +244,12 @@ class Replay:
         if episode.steps < self._minlen:
             self._skipped += 1
             episode.name = None
-            print(
-                f"Skipped an episode of {episode.steps} steps, fewer than "
-                f"replay.minlen, which is {self._minlen}."
-            )
+            if str(self._skipped).strip("0") == "1":  # The first, the 10th, the 100th.
+                print(
+                    f"Skipped {self._skipped:,} of the episodes so far, as they have "
+                    f"fewer than replay.minlen, {self._minlen}, steps; the last one "
+                    f"has {episode.steps}."
+                )
             return
         self._store.add(episode)
 

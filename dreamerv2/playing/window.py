@@ -229,9 +229,10 @@ def _mp4(path: Path, fps: float) -> Iterator[Any]:
 
 def _need_ffmpeg(path: Path) -> None:
     try:
+        import imageio  # noqa: F401
         import imageio_ffmpeg  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"Writing {path.name} needs ffmpeg: install it with "
-            "pip install imageio-ffmpeg, or record a .gif."
+            f'Writing {path.name} needs ffmpeg: pip install "dreamerv2-torch[play]" '
+            "(imageio and imageio-ffmpeg), or record a .gif."
         ) from error

@@ -157,7 +157,7 @@ def test_a_minlen_that_no_episode_reaches_is_told_with_what_to_do(tmp_path):
         "it needs one finished episode of at least 30 steps (replay.minlen): collect "
         "more steps or set replay.minlen lower."
     )
-    assert "Skipped an episode of 20 steps, fewer than replay.minlen" in result.out
+    assert "fewer than replay.minlen, 30, steps; the last one has 20" in result.out
 
 
 @pytest.mark.parametrize(

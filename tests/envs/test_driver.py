@@ -145,6 +145,32 @@ def test_calls_go_on_where_the_last_one_stopped():
     assert policy.states == [None, 0, 1, 2, 3]
 
 
+def test_of_an_episode_only_what_its_callbacks_need_is_kept():
+    driver = Driver([Counting(length=3)])
+    seen, keys = [], ["echo"]
+    driver.on_episode(
+        lambda ep, worker: seen.append(ep), lambda key: key in [*keys, "reward"]
+    )
+    driver(Numbering(1), steps=2)
+    keys.append("count")  # For the episodes after this one.
+    state = driver.state_dict()
+    assert {k: len(v) for k, v in state["episodes"][0].items()} == {
+        "is_first": 3,
+        "reward": 3,
+        "echo": 3,
+    }
+    driver.load_state_dict(state)
+    driver(Numbering(1), steps=4)
+    assert [sorted(ep) for ep in seen] == [
+        ["echo", "is_first", "reward"],
+        ["count", "echo", "is_first", "reward"],
+    ]
+    assert [ep["reward"].tolist() for ep in seen] == 2 * [[0, 1, 2, 3]]
+    unheard = Driver([Counting(length=3)])
+    unheard(Numbering(1), steps=2)
+    assert unheard.state_dict()["episodes"][0].keys() == {"is_first"}
+
+
 def test_reset_forgets_the_half_episode_and_the_state():
     driver = Driver([Counting(length=5)])
     record = Record(driver)

@@ -170,23 +170,16 @@ def test_fps_counts_frames_since_the_last_write(logger, step, written, monkeypat
     assert float(values(written[-1])["fps"]) == 40.0
 
 
-@pytest.mark.parametrize(
-    "shape", [(4, 5, 2), (4, 5, 7), (3, 4, 5, 2), (4,), (1, 1, 4, 5, 3), (0, 4)]
-)
+@pytest.mark.parametrize("shape", [(4,), (1, 1, 4, 5, 3), (0, 4)])
 def test_images_of_other_shapes_are_refused_by_name(logger, shape):
     with pytest.raises(ValueError, match="'picture'"):
         logger.image("picture", np.zeros(shape))
 
 
-@pytest.mark.parametrize("shape", [(6, 4, 5, 2), (2, 6, 4, 5, 5), (4, 5)])
+@pytest.mark.parametrize("shape", [(4,), (4, 0, 5, 3), (4, 5)])
 def test_videos_of_other_shapes_are_refused_by_name(logger, shape):
     with pytest.raises(ValueError, match="'clip'"):
         logger.video("clip", np.zeros(shape))
-
-
-def test_pictures_of_whole_numbers_other_than_uint8_are_refused(logger):
-    with pytest.raises(ValueError, match="int64"):
-        logger.image("picture", np.zeros((4, 5), np.int64))
 
 
 # Terminal

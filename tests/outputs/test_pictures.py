@@ -8,7 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from dreamerv2.common.outputs.pictures import as_image, as_video, encode_gif
+from dreamerv2.common.outputs.pictures import (
+    as_image,
+    as_video,
+    check_picture,
+    encode_gif,
+)
 
 
 def read_gif(data):
@@ -38,6 +43,34 @@ def test_alpha_is_dropped():
     video = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 4), np.uint8)
     np.testing.assert_array_equal(as_video(video), video[..., :3])
     np.testing.assert_array_equal(as_image(video[0]), video[0, ..., :3])
+
+
+@pytest.mark.parametrize("channels, shown", [(1, 1), (2, 1), (3, 3), (5, 3), (9, 3)])
+def test_of_many_channels_the_first_three_are_shown_and_of_two_the_first(
+    channels, shown
+):
+    video = np.random.default_rng(0).integers(0, 256, (6, 4, 5, channels), np.uint8)
+    for value, show, kind in (
+        (video, as_video, "video"),
+        (video[0], as_image, "image"),
+    ):
+        check_picture("x", value, kind)
+        np.testing.assert_array_equal(show(value), value[..., :shown])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
+def test_other_integers_are_shown_from_the_least_to_the_greatest(dtype):
+    image = np.array([[0, 30], [60, 120]], dtype) - (60 if dtype == np.int8 else 0)
+    image = image.astype(dtype)
+    check_picture("x", image, "image")
+    assert as_image(image)[..., 0].tolist() == [[0, 64], [128, 255]]
+    assert as_image(np.zeros((2, 2), dtype)).max() == 0
+
+
+@pytest.mark.parametrize("value", [np.zeros((4, 5), "U3"), np.zeros((0, 5, 3)), 1.0])
+def test_what_is_no_picture_is_named(value):
+    with pytest.raises(ValueError, match="'map'"):
+        check_picture("map", value, "image")
 
 
 # GIFs

@@ -115,7 +115,7 @@ def test_no_ffmpeg_is_one_sentence(logdir, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     path = tmp_path / "x.mp4"
     flags = ["--logdir", logdir, "--headless", "--record", path]
-    assert "pip install imageio-ffmpeg" in refusal(play, *flags)
+    assert 'pip install "dreamerv2-torch[play]"' in refusal(play, *flags)
     assert not path.exists()
 
 

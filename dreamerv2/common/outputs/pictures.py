@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import GifImagePlugin, Image
+from PIL import Image
 
 _COLORS = 256
 _SAMPLES = 4096
@@ -20,37 +20,24 @@ _GRAYS = np.repeat(np.arange(_COLORS, dtype=np.uint8)[:, None], 3, 1)
 
 
 def check_picture(name: str, value: Any, kind: str) -> None:
-    """Check that a value can be shown, without fetching it from its device.
+    """Raise ValueError, which names it, unless the value is an "image" or a "video".
 
-    Args:
-      name: What the message calls it.
-      value: An array or tensor, see `as_image` and `as_video`.
-      kind: "image" or "video".
-
-    Raises:
-      ValueError: It has another shape or dtype.
+    An array or tensor as for `as_image` or `as_video`, which stays on its device.
     """
     shape, dtype = tuple(np.shape(value)), str(getattr(value, "dtype", "float"))
     ndims = (2, 3, 4) if kind == "image" else (3, 4, 5)
     if len(shape) not in ndims or 0 in shape:
         raise ValueError(f"{name!r} of shape {shape} is no {kind}.")
-    if len(shape) > ndims[0] and shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"The {kind} {name!r} of shape {shape} has {shape[-1]} channels, and 1 "
-            "(gray), 3 (RGB) or 4 (RGB and alpha) can be shown."
-        )
-    if not any(known in dtype for known in ("float", "uint8", "bool")):
-        raise ValueError(
-            f"The {kind} {name!r} has dtype {dtype}, and uint8 or floats in [0, 1] "
-            "can be shown."
-        )
+    if not any(known in dtype for known in ("float", "int", "bool")):
+        raise ValueError(f"The {kind} {name!r} of dtype {dtype} cannot be shown.")
 
 
 def as_image(value: Any) -> np.ndarray:
     """(H, W), (H, W, C) or a batch (B, H, W, C) -> (H, W, C) uint8, C 1 or 3.
 
-    Values are uint8, or floats of which [0, 1] is shown and NaN is black. A batch is
-    put side by side; alpha is dropped.
+    Values are uint8; floats of which [0, 1] is shown and NaN is black; or other
+    integers, shown from the least to the greatest. A batch is put side by side. Of 3 or
+    more channels the first three are shown, of 2 the first.
     """
     return _side_by_side(_as_uint8(value), ndim=3)
 
@@ -72,21 +59,12 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
-    """Encode a video as an animated GIF that loops for ever.
+    """Encode a video (T, H, W, C) uint8, C 1 or 3, as a GIF that loops for ever.
 
-    Gray videos, and frames of at most 256 colors, are exact. Other frames get the 256
-    colors that suit each best.
-
-    Args:
-      frames: (T, H, W, C) uint8, with C 1 (gray) or 3 (RGB).
-      fps: Frames per second; GIF counts in 1/100 s and viewers want at least 2 of
-        them, so 50 is the most.
-
-    Returns:
-      The bytes of a GIF file.
-
-    Raises:
-      ValueError: Not a uint8 array of this shape, empty, or too large for a GIF.
+    Gray videos, and frames of at most 256 colors, are exact; others get the 256 colors
+    that suit each frame best. GIF counts in 1/100 s and viewers want at least 2 of
+    them, so 50 is the most for `fps`. ValueError for another array, an empty one, or
+    one too large for a GIF.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or frames.dtype != np.uint8:
@@ -150,7 +128,10 @@ def _as_uint8(value: Any) -> np.ndarray:
     value = np.asarray(value)
     if value.dtype == np.uint8:
         return value
-    value = np.nan_to_num(value.astype(np.float32), nan=0.0)
+    whole, value = value.dtype.kind in "iu", value.astype(np.float32)
+    if whole:
+        value = (value - value.min()) / max(np.ptp(value), 1)
+    value = np.nan_to_num(value, nan=0.0)
     return (value.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -161,14 +142,22 @@ def _side_by_side(value: np.ndarray, ndim: int) -> np.ndarray:
     if value.ndim == ndim + 1:  # (B, ..., H, W, C) -> (..., H, B, W, C)
         value = np.moveaxis(value, 0, -3)
         value = value.reshape(*value.shape[:-3], -1, value.shape[-1])
-    return value[..., :3]  # drops the alpha
+    return value[..., : 3 if value.shape[-1] > 2 else 1]
 
 
 def _compress(pixels: np.ndarray) -> bytes:
-    """LZW code of (H, W) uint8 color numbers, by Pillow."""
+    """LZW code of (H, W) uint8 color numbers, out of a GIF that Pillow writes."""
+    file = io.BytesIO()
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    data = b"".join(GifImagePlugin.getdata(image))
-    return data[10:]  # without the frame's descriptor
+    image.save(file, "GIF", optimize=False, interlace=0)
+    data = file.getvalue()
+    place = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # Behind the head and its colors.
+    while data[place] == ord("!"):  # An extension: blocks, each after its length.
+        place += 2
+        while data[place]:
+            place += data[place] + 1
+        place += 1
+    return data[place + 10 : -1]  # Without the frame's descriptor and the end.
 
 
 def _quantize(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

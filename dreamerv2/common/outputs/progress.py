@@ -9,32 +9,15 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import rich
 from rich import progress as rich_progress
 from rich.console import Console
-from rich.errors import LiveError
 from rich.text import Text
 
 FIRST_LINE = 10.0  # seconds until the first plain line that is not the opening one
 LAST_PACE = 600.0  # seconds between plain lines at most
-
-
-class Bar:
-    """What `progress` gives: counts the work that is done."""
-
-    def __init__(self, start: float):
-        self.count = start
-
-    def open(self) -> None:
-        """Start the clock and show the beginning."""
-
-    def close(self, finished: bool) -> None:
-        """Show the end, and whether the work was finished."""
-
-    def advance(self, amount: float = 1) -> None:
-        """Say that so much more is done."""
-        self.count += amount
 
 
 @contextlib.contextmanager
@@ -44,21 +27,21 @@ def progress(
     start: float = 0,
     unit: str = "steps",
     console: Console | None = None,
-) -> Iterator[Bar]:
+) -> Iterator["PlainBar | TerminalBar"]:
     """Show the progress of the work inside the `with` block.
 
     On a terminal this is one moving bar with rate and time left, and what is printed
-    meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal) it is a line
-    at the start, one at the end, and between them lines after 10, 20, 40, ... seconds,
-    at least one every ten minutes.
+    meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal), where rich
+    shows nothing until the end, it is a line at the start, one at the end, and between
+    them lines after 10, 20, 40, ... seconds, at least one every ten minutes.
 
     Args:
-      title: What is going on, like "Prefill".
-      total: The count at which it is done; None if nobody knows.
-      start: The count at the beginning, when earlier work is resumed. It is no part
-        of the rate.
-      unit: What is counted, for the rate.
-      console: Where to show it; standard output by default.
+      title: what is going on, like "Prefill".
+      total: the count at which it is done; None if nobody knows.
+      start: the count at the beginning, when earlier work is resumed; no part of the
+        rate.
+      unit: what is counted, for the rate.
+      console: where to show it; standard output by default.
     """
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.
@@ -67,16 +50,11 @@ def progress(
     else:
         write = functools.partial(console.print, markup=False, soft_wrap=True)
         is_terminal = console.is_terminal
-    plain = PlainBar(title, total, start, unit, write)
     if is_terminal and not console.is_dumb_terminal:
-        bar: Bar = _TerminalBar(title, total, start, unit, console)
+        bar = TerminalBar(title, total, start, unit, console)
     else:
-        bar = plain
-    try:
-        bar.open()
-    except LiveError:  # inside another bar, with a rich that shows one at a time
-        bar = plain
-        bar.open()
+        bar = PlainBar(title, total, start, unit, write)
+    bar.open()
     finished = False
     try:
         yield bar
@@ -85,11 +63,13 @@ def progress(
         bar.close(finished)
 
 
-class _TerminalBar(Bar):
+class TerminalBar:
+    """Rich's bar, with counts per second, as "812 steps/s"."""
+
     def __init__(
         self, title: str, total: float | None, start: float, unit: str, console: Console
     ):
-        super().__init__(start)
+        self.count = start
         self._progress = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(),
@@ -102,24 +82,21 @@ class _TerminalBar(Bar):
             refresh_per_second=4,  # each refresh takes time from the training
             speed_estimate_period=60,
         )
-        self._task = self._progress.add_task(
-            title, total=None if total is None else int(total), completed=int(start)
-        )
-
-    def open(self) -> None:
-        self._progress.start()
+        total = None if total is None else int(total)
+        self._task = self._progress.add_task(title, total=total, completed=int(start))
+        self.open = self._progress.start
 
     def advance(self, amount: float = 1) -> None:
-        super().advance(amount)
+        """Count so much more as done."""
+        self.count += amount
         self._progress.advance(self._task, amount)
 
     def close(self, finished: bool) -> None:
+        """Leave the bar as it is."""
         self._progress.stop()
 
 
 class _RateColumn(rich_progress.ProgressColumn):
-    """Counts per second, as "812 steps/s"."""
-
     def __init__(self, unit: str):
         super().__init__()
         self._unit = unit
@@ -130,14 +107,8 @@ class _RateColumn(rich_progress.ProgressColumn):
         return Text(text, style="progress.data.speed")
 
 
-class PlainBar(Bar):
-    """Progress in plain lines, given to `write` one by one.
-
-    Args:
-      title, total, start, unit: As for `progress`.
-      write: Takes a line.
-      clock: Gives the time in seconds.
-    """
+class PlainBar:
+    """Progress in plain lines, given to `write` one by one; see `progress`."""
 
     def __init__(
         self,
@@ -148,7 +119,7 @@ class PlainBar(Bar):
         write: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        super().__init__(start)
+        self.count = start
         self._title, self._total, self._unit = title, total, unit
         self._write = write or (lambda line: print(line, flush=True))
         self._clock = clock
@@ -161,16 +132,16 @@ class PlainBar(Bar):
         self._write(f"{self._title}: {self._position()}")
 
     def advance(self, amount: float = 1) -> None:
-        """Say that so much more is done; prints a line when one is due."""
-        super().advance(amount)
+        """Count so much more as done, and print a line when one is due."""
+        self.count += amount
         now = self._clock()
         if now - self._last < self._pace:
             return
         rate = (self.count - self._last_count) / (now - self._last)
-        line = f"{self._title}: {self._position()}, {self._per_second(rate)}"
+        line = f"{self._title}: {self._position()}, {format_rate(rate)} {self._unit}/s"
         if self._total is not None and rate > 0:
             left = max(0.0, self._total - self.count) / rate
-            line += f", {format_time(left)} left"
+            line += f", {timedelta(seconds=round(left))} left"
         self._write(line)
         self._last, self._last_count = now, self.count
         self._pace = min(2 * self._pace, LAST_PACE)
@@ -180,33 +151,20 @@ class PlainBar(Bar):
         elapsed = self._clock() - self._begin
         rate = (self.count - self._first_count) / max(elapsed, 1e-9)
         word = "done" if finished else "stopped"
-        line = f"{self._title} {word}: {self._position()} in {format_time(elapsed)}"
-        self._write(line + (f", {self._per_second(rate)}" if rate > 0 else ""))
+        taken = timedelta(seconds=round(elapsed))
+        line = f"{self._title} {word}: {self._position()} in {taken}"
+        self._write(
+            line + (f", {format_rate(rate)} {self._unit}/s" if rate > 0 else "")
+        )
 
     def _position(self) -> str:
         count = f"{self.count:.10g}"
         if self._total is None:
             return f"{count} {self._unit}"
-        total = f"{count}/{self._total:.10g}"
-        if self._total <= 0:
-            return total
-        return f"{total} ({100 * self.count / self._total:.0f}%)"
-
-    def _per_second(self, rate: float) -> str:
-        return f"{format_rate(rate)} {self._unit}/s"
+        share = f" ({100 * self.count / self._total:.0f}%)" if self._total > 0 else ""
+        return f"{count}/{self._total:.10g}{share}"
 
 
 def format_rate(rate: float) -> str:
-    """Three digits at least: 0.12, 3.4, 812, 12345."""
+    """Format with two digits at least: 0.12, 3.4, 812, 12345."""
     return f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
-
-
-def format_time(seconds: float) -> str:
-    """Seconds as m:ss, h:mm:ss, or with days: 0:07, 1:02:03, 2 days 1:02:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    day = f"{days} day{'s' if days > 1 else ''} " if days else ""
-    if hours:
-        return f"{day}{hour}:{minute:02}:{second:02}"
-    return f"{minute}:{second:02}"
