@@ -9,7 +9,7 @@ import numpy as np
 
 from dreamerv2.common import plot
 from dreamerv2.common.plots import options
-from dreamerv2.common.plots.curves import Run
+from dreamerv2.common.plots.curves import LoggedRun
 from replication.plan import Job
 from replication.state import BIN, JobState
 
@@ -24,7 +24,7 @@ def draw(runs: Sequence[tuple[Job, JobState]], out: Path, dpi: int = 120) -> lis
     Nothing is drawn where nothing has been evaluated yet.
     """
     curves = [
-        Run(job.task, job.method, job.seed, job.folder, state.x, state.y)
+        LoggedRun(job.task, job.method, job.seed, job.folder, state.x, state.y)
         for job, state in runs
         if len(state.x)
     ]
@@ -50,7 +50,7 @@ def draw(runs: Sequence[tuple[Job, JobState]], out: Path, dpi: int = 120) -> lis
     return plot.save(data, args, out)
 
 
-def _whole_bins(run: Run) -> Run:
+def _whole_bins(run: LoggedRun) -> LoggedRun:
     """Without the points after the last million frames that are whole."""
     end = BIN * (run.x[-1] // BIN)
     kept = run.x <= end

@@ -14,7 +14,7 @@ import numpy as np
 
 from dreamerv2.common.config import Config
 from dreamerv2.common.files import write_atomically
-from dreamerv2.common.plots.curves import Run, read_run
+from dreamerv2.common.plots.curves import LoggedRun, read_run
 from dreamerv2.running.logdir import LOCK as TRAIN_LOCK
 
 SESSIONS = "sessions.json"
@@ -79,7 +79,7 @@ class JobState:
 def read_state(folder: Path) -> JobState:
     """The state of the run in a folder, which need not exist."""
     path, target = folder / "metrics.jsonl", 0
-    evaluations = lines = Run("", "", "", path, np.empty(0), np.empty(0))
+    evaluations = lines = LoggedRun("", "", "", path, np.empty(0), np.empty(0))
     if path.exists():
         evaluations, _ = read_run(evaluations, "step", "eval_return", warn=_quiet)
         lines, _ = read_run(lines, "step", "step", warn=_quiet)

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.plots import figure, scores
 from dreamerv2.common.plots.curves import (
-    Run,
+    LoggedRun,
     aggregate,
     load_runs,
     make_curve,
@@ -34,7 +35,7 @@ from dreamerv2.common.plots.options import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code: 2 for what the user can mend."""
+    """Run the command; return the exit code, 2 for what the user can mend."""
     print_anything()
     try:
         for path in plot(parse(argv, __doc__)):
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plot(args: argparse.Namespace) -> list[Path]:
-    """Load, aggregate, draw, and write. Returns the files written."""
+    """Load, aggregate, draw and write; return the files written."""
     runs = load_runs(
         args.indir,
         args.xaxis,
@@ -61,19 +62,13 @@ def plot(args: argparse.Namespace) -> list[Path]:
     outdir = args.outdir
     if args.subdir:
         outdir = outdir / (args.indir[0].resolve().name or "root")
-    counts = {
-        "run": len(runs),
-        "method": len({run.method for run in runs}),
-        "task": len(data["tasks"]),
-    }
-    shown = (f"{count} {name}{'s'[: count > 1]}" for name, count in counts.items())
-    print(f"{', '.join(shown)}.")
+    methods = {run.method for run in runs}
+    print(f"Runs: {len(runs)}, methods: {len(methods)}, tasks: {len(data['tasks'])}.")
     return save(data, args, outdir)
 
 
 def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> list[Path]:
-    """Draws what `summarize` returns and writes picture and numbers to a folder, which
-    is made. Returns the files written."""
+    """Draw what `summarize` returns, and write picture and numbers to a folder."""
     drawn = figure.draw(data, args)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
@@ -88,7 +83,9 @@ def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> lis
     return [outdir / f"curves.{kind}" for kind in ("png", "pdf", "json")]
 
 
-def rename(runs: Sequence[Run], labels: Mapping[str, str], xmult: float) -> list[Run]:
+def rename(
+    runs: Sequence[LoggedRun], labels: Mapping[str, str], xmult: float
+) -> list[LoggedRun]:
     """Runs with other names for methods, and x times a factor."""
     unknown = sorted(set(labels) - {run.method for run in runs})
     if unknown:
@@ -97,20 +94,13 @@ def rename(runs: Sequence[Run], labels: Mapping[str, str], xmult: float) -> list
             f"--labels renames {unknown[0]!r}, which is none of the methods {known}."
         )
     return [
-        Run(
-            run.task,
-            labels.get(run.method, run.method),
-            run.seed,
-            run.path,
-            run.x * xmult,
-            run.y,
-        )
+        replace(run, method=labels.get(run.method, run.method), x=run.x * xmult)
         for run in runs
     ]
 
 
-def summarize(runs: Sequence[Run], args: argparse.Namespace) -> dict[str, Any]:
-    """Every number that is drawn, as nested dicts of arrays: what curves.json holds.
+def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, Any]:
+    """Return every number that is drawn: what curves.json holds.
 
     `tasks`: per task, `methods` with x, middle, low, high, mean, std, min, max, seeds
     (how many have a value), runs (each seed's values); `published` curves; and
@@ -150,7 +140,7 @@ def summarize(runs: Sequence[Run], args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def describe(runs: Sequence[Run], width: float, agg: str) -> dict[str, Any]:
+def describe(runs: Sequence[LoggedRun], width: float, agg: str) -> dict[str, Any]:
     """One method on one task."""
     curve = make_curve(runs, width)
     middle, low, high = curve.spread(agg if agg != "none" else "mean")
@@ -175,8 +165,8 @@ def over_tasks(
     units: Mapping[str, Mapping[str, float]],
     drawn: Sequence[str],
 ) -> dict[str, Any] | None:
-    """One aggregate of every method, of the published curves, and of the baselines,
-    each over those of the tasks that it has. None if no method has any."""
+    """Aggregate methods, published curves and baselines, each over the tasks that it
+    has; None if no method has any."""
 
     def curves(kind: str, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         having = {task: x[kind][name] for task, x in tasks.items() if name in x[kind]}
@@ -214,8 +204,8 @@ def over_tasks(
 def default_stats(
     tasks: Sequence[str], units: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
-    """The human-normalised aggregates of two or more Atari tasks, and the mean of two
-    or more of DM Control, whose returns are all on one scale."""
+    """Choose human-normalised aggregates for two or more Atari tasks, plain ones for
+    two or more of DM Control, whose returns are all on one scale."""
     atari = [task for task in tasks if "human_record" in units.get(task, {})]
     control = [task for task in tasks if task.startswith("dmc_")]
     if len(atari) > 1:

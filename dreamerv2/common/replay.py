@@ -38,8 +38,8 @@ class Replay:
       steps), and compressed ones that are drawn from are written anew as such.
     disk_capacity: steps to keep in files; the oldest are removed. 0 is no limit.
 
-    May be added to by several threads while others sample. UsageError for settings that
-    cannot work, for a directory that cannot be used, and for data that does not fit.
+    Several threads may add while others sample. UsageError for settings that cannot
+    work, a directory that cannot be used, and data that does not fit.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class Replay:
             return dataset
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is not in files, in plain types.
+        """Return all that is not in files, in plain types.
 
-        datasets: their states. newest, totals: the newest finished episode's name and
-        how many episodes and steps there are. unfinished: what has no file yet, per
-        environment its number and the transitions as the bytes of an episode's file.
+        newest, totals: the newest finished episode's name, and how many episodes and
+        steps there are. unfinished: what has no file yet, per environment its number
+        and the transitions as the bytes of an episode's file.
         """
         with self._lock:
             datasets = [ref() for ref in self._datasets]

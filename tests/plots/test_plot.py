@@ -10,7 +10,7 @@ from PIL import Image
 from dreamerv2.common import plot
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.plots import curves, scores
-from dreamerv2.common.plots.curves import Run, make_curve
+from dreamerv2.common.plots.curves import LoggedRun, make_curve
 from dreamerv2.common.plots.figure import choose_colors, draw, format_tick, task_title
 from dreamerv2.common.plots.options import parse
 
@@ -232,7 +232,7 @@ def test_an_aggregate_ends_where_the_first_task_ends():
 
 
 def make_run(x, y, seed="0"):
-    return Run("a", "b", seed, None, np.array(x, float), np.array(y, float))
+    return LoggedRun("a", "b", seed, None, np.array(x, float), np.array(y, float))
 
 
 def test_a_bin_is_open_on_its_left_and_closed_on_its_right():

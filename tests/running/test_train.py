@@ -160,7 +160,9 @@ def test_the_first_row_of_a_dream_is_the_truth_and_the_last_its_error(pong):
     frame = np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(int)
     truth, model, error = frame.reshape(3, 64, 128)
     # Within a grey level for rounding, and what a palette of 256 colours costs.
-    assert np.abs(error - (model - truth + 255) / 2).mean() < 2
+    inside = (model > 0) & (model < 255)  # Overshoots are cut.
+    assert inside.mean() > 0.5
+    assert np.abs(error - (model - truth + 255) / 2)[inside].mean() < 2
     assert truth.std() > 10  # Pong's court, ball and paddles.
 
 

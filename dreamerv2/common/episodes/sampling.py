@@ -55,23 +55,16 @@ class Piece(NamedTuple):
     arrays: Arrays | None
 
 
-Row = list[Piece]
+PlannedRow = list[Piece]
 
 
 class Source(Protocol):
-    """Where a Dataset gets its sequences from: a Replay."""
+    """Where a Dataset gets its sequences from: a Replay, which says what they do."""
 
-    def draw(self, rng: np.random.Generator) -> tuple[Episode, int, int]:
-        """A random sequence (episode, start, length); UsageError if there is none."""
-
-    def find(self, name: str) -> Episode | None:
-        """The episode of that name, or None if it is gone."""
-
-    def read(self, episode: Episode) -> Arrays:
-        """Arrays from its file; EpisodeLostError. Called in the background, too."""
-
-    def forget(self, error: EpisodeLostError) -> None:
-        """Give no such episode again, and say so."""
+    def draw(self, rng: np.random.Generator) -> tuple[Episode, int, int]: ...
+    def find(self, name: str) -> Episode | None: ...
+    def read(self, episode: Episode) -> Arrays: ...  # In the background, too.
+    def forget(self, error: EpisodeLostError) -> None: ...
 
 
 class Dataset:
@@ -109,7 +102,7 @@ class Dataset:
         # What is left of each row's last sequence, after the planned batch.
         self._rests: list[Span | None] = [None] * batch
         # Rows of the next batch; None is a row that is still to be planned.
-        self._rows: list[Row | None] = [None] * batch
+        self._rows: list[PlannedRow | None] = [None] * batch
         self._future: Future | None = None
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -209,9 +202,9 @@ class Dataset:
                 self._rows[index] = self._rests[index] = None
         self._submit()
 
-    def _plan(self, index: int) -> Row:
+    def _plan(self, index: int) -> PlannedRow:
         """The pieces that fill one row, from the rest of its last sequence on."""
-        row: Row = []
+        row: PlannedRow = []
         room = self._length
         rest = self._rests[index]
         while room:
@@ -235,7 +228,9 @@ class Dataset:
         return Span(episode, start, length, bool(first))
 
 
-def stack(rows: list[Row], length: int, read: Callable[[Episode], Arrays]) -> Arrays:
+def stack(
+    rows: list[PlannedRow], length: int, read: Callable[[Episode], Arrays]
+) -> Arrays:
     """Copy planned rows into new arrays (B, T, ...)."""
     rows = [
         [(span, arrays or read(span.episode)) for span, arrays in row] for row in rows
@@ -272,7 +267,7 @@ def _work(jobs: queue.SimpleQueue) -> None:
 
 def _make(
     future: Future,
-    rows: list[Row],
+    rows: list[PlannedRow],
     length: int,
     read: Callable[[Episode], Arrays],
     transform: Callable[[Arrays], Any] | None,

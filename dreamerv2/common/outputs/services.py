@@ -53,16 +53,12 @@ def scalar_tag(name: str) -> str:
 def make_outputs(
     names: Sequence[str], logdir: str | os.PathLike, config: Config, frames: int
 ) -> list[Output]:
-    """The outputs that `--logger` names.
+    """Make the outputs that `--logger` names.
 
-    Args:
-      names: Each `tensorboard`, `wandb`, `none`, or `module:Class` for an output of
-        your own, which is called with `(logdir, config)`.
-      logdir: The folder of the run.
-      config: Shown with the run.
-      frames: Where the run starts or goes on, in frames.
-
-    Raises UsageError for a name that is none of these, or whose package is missing.
+    names: each `tensorboard`, `wandb`, `none`, or `module:Class` for an output of your
+      own, which is called with `(logdir, config)`; UsageError for others, and where a
+      package is missing.
+    frames: where the run starts or goes on.
     """
     outputs: list[Output] = []
     for name in dict.fromkeys(names):
@@ -100,16 +96,13 @@ class TensorBoardOutput:
     """Writes for TensorBoard: scalars in groups (see `scalar_tag`), histograms,
     images, videos as GIFs that play, and the config as text and as hparams.
 
-    Args:
-      logdir: The folder for the event file; made if it is missing.
-      fps: Frames per second of the videos.
-      purge_step: Have TensorBoard forget what earlier files in the folder hold at
-        this step (in frames) and later ones: a run that resumes from a checkpoint
-        gives the checkpoint's step + 1.
-      config: Shown on the tabs Text and HParams.
+    logdir: the folder for the event file; made if it is missing.
+    fps: of the videos.
+    purge_step: have TensorBoard forget what earlier files in the folder hold at this
+      step (in frames) and later ones: a run that resumes gives its step + 1.
+    config: shown on the tabs Text and HParams.
 
-    Raises:
-      UsageError: The folder cannot be written to, or the disk is full.
+    UsageError if the folder cannot be written to.
     """
 
     def __init__(
@@ -215,13 +208,8 @@ class WandBOutput:
     project is `dreamerv2` unless WANDB_PROJECT says otherwise; WANDB_MODE=offline
     keeps everything in `wandb/` in the logdir, for `wandb sync` later.
 
-    Args:
-      logdir: The folder of the run; the last three folders are the run's name.
-      config: Shown with the run.
-      fps: Frames per second of the videos.
-
-    Raises:
-      UsageError: The package is missing, or nobody is logged in.
+    The last three folders of the logdir are the run's name. UsageError if the package
+    is missing, or if nobody is logged in.
     """
 
     def __init__(self, logdir: str | os.PathLike, config: Config, fps: float = 20):

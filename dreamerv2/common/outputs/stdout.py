@@ -34,13 +34,13 @@ class ReaderMayLeave:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes the text, or drops it. Returns its length."""
+        """Write the text, or drop it; return its length."""
         with self._while_read():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hands on what was written, or drops it."""
+        """Hand on what was written, or drop it."""
         with self._while_read():
             self._stream.flush()
 

@@ -26,16 +26,15 @@ def save_stills(
     vectors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     count: int,
 ) -> list[Path]:
-    """Writes `NAME_STEP.png` for each video and vector; makes the folder.
+    """Write `NAME_STEP.png` for each video and vector; return the paths.
 
-    Args:
-      folder: Where to.
-      frames: The step in the names, in frames.
-      videos: What Agent.report returns: (T, 3*H, count*W, C) in [0, 1].
-      vectors: What Agent.report_vectors returns: truth and model (count, T, D).
-      count: Sequences side by side in the videos.
+    folder: where to; it is made.
+    frames: the step in the names, in frames.
+    videos: what Agent.report returns: (T, 3*H, count*W, C) in [0, 1].
+    vectors: what Agent.report_vectors returns: truth and model (count, T, D).
+    count: sequences side by side in the videos.
 
-    Returns the paths. Raises UsageError if they cannot be written.
+    UsageError if they cannot be written.
     """
     folder = Path(folder)
     images = {name: video_still(video, count) for name, video in videos.items()}

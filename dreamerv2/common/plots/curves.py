@@ -22,7 +22,7 @@ Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Run:
+class LoggedRun:
     """One run: where it belongs, and its points (N,), sorted by x."""
 
     task: str
@@ -37,10 +37,9 @@ class Run:
 class Curve:
     """Runs of one task and method on one grid.
 
-    Attributes:
-      x: (G,) right ends of the bins, or the runs' own points if there are no bins.
-      values: (R, G) per run; NaN before its first point and after its last one.
-      seeds: R names.
+    x: (G,) right ends of the bins, or the runs' own points if there are no bins.
+    values: (R, G) per run; NaN before its first point and after its last one.
+    seeds: R names.
     """
 
     x: np.ndarray
@@ -81,19 +80,18 @@ def load_runs(
     prefix: bool = False,
     maxval: float = 0.0,
     warn: Warn = print,
-) -> list[Run]:
-    """The runs below some folders that have both metrics.
+) -> list[LoggedRun]:
+    """Return the runs below some folders that have both metrics.
 
     Args:
-      indirs: The folders.
-      xaxis, yaxis: Names of metrics; only lines of metrics.jsonl with both count.
-      tasks, methods: Patterns found anywhere in the name. Their order is that of the
-        result.
-      prefix: Put the folder's name before the method's.
-      maxval: Leave out values further than this from 0; 0 is no limit.
-      warn: Takes a sentence about what was left out.
+      indirs: the folders.
+      xaxis, yaxis: names of metrics; only lines of metrics.jsonl with both count.
+      tasks, methods: patterns found anywhere in the name; they order the result.
+      prefix: put the folder's name before the method's.
+      maxval: leave out values further than this from 0; 0 is no limit.
+      warn: takes a sentence about what was left out.
 
-    Raises UsageError that says what there is, if there is nothing to plot.
+    UsageError says what there is, if there is nothing to plot.
     """
     found = [run for folder in indirs for run in find_runs(folder, prefix)]
     if not found:
@@ -127,20 +125,16 @@ def load_runs(
         )
     for path in without:
         warn(f"Left out {path}: it has no {yaxis!r} by {xaxis!r}.")
-    order = {
-        run.path: (
-            _rank(tasks, run.task),
-            natural(run.task),
-            _rank(methods, run.method),
-            natural(run.method),
-            natural(run.seed),
-        )
-        for run in runs
-    }
-    return sorted(runs, key=lambda run: order[run.path])
+
+    def order(run: LoggedRun) -> tuple:
+        ranks = _rank(tasks, run.task), _rank(methods, run.method)
+        named = natural(run.task), natural(run.method), natural(run.seed)
+        return ranks[0], named[0], ranks[1], *named[1:]
+
+    return sorted(runs, key=order)
 
 
-def find_runs(indir: Path, prefix: bool = False) -> Iterator[Run]:
+def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
     """Runs without points yet, below a folder.
 
     The last three folders are task, method and seed. Where fewer lie below `indir`, a
@@ -161,7 +155,7 @@ def find_runs(indir: Path, prefix: bool = False) -> Iterator[Run]:
         else:
             task, method, seed = _shallow(indir, folder, parts)
         method = f"{indir.name}_{method}" if prefix else method
-        yield Run(task, method, seed, folder / "metrics.jsonl", empty, empty)
+        yield LoggedRun(task, method, seed, folder / "metrics.jsonl", empty, empty)
 
 
 def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, str, str]:
@@ -177,10 +171,10 @@ def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, st
 
 
 def read_run(
-    run: Run, xaxis: str, yaxis: str, maxval: float = 0.0, warn: Warn = print
-) -> tuple[Run, set[str]]:
-    """Read a run's points. Lines that are no JSON (cut short by a kill) are left out
-    with a word, null and NaN without one. Also returns the names of all metrics."""
+    run: LoggedRun, xaxis: str, yaxis: str, maxval: float = 0.0, warn: Warn = print
+) -> tuple[LoggedRun, set[str]]:
+    """Read a run's points; return them and the names of all metrics. Lines that are no
+    JSON (cut short by a kill) are left out with a word, null and NaN without one."""
     x, y, names, broken = [], [], set(), 0
     try:
         content = run.path.read_bytes()
@@ -207,7 +201,7 @@ def read_run(
     return replace(run, x=x[kept][order], y=y[kept][order]), names
 
 
-def nice_width(runs: Sequence[Run], bins: int = 30) -> float:
+def nice_width(runs: Sequence[LoggedRun], bins: int = 30) -> float:
     """A round width (1, 2 or 5 times a power of ten) that gives at most `bins` bins
     for the longest run."""
     longest = max((np.ptp([*run.x, 0.0]) for run in runs), default=0.0)
@@ -235,7 +229,7 @@ def bin_points(
     return (ends * width if width else ends), means
 
 
-def make_curve(runs: Sequence[Run], width: float) -> Curve:
+def make_curve(runs: Sequence[LoggedRun], width: float) -> Curve:
     """Runs of one task and method on one grid. Between two of its own points a run is
     interpolated; it is never continued beyond its ends."""
     binned = [bin_points(run.x, run.y, width) for run in runs]
@@ -252,16 +246,15 @@ def aggregate(
     stat: str,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
-    """One curve over tasks, where all of them have a value.
+    """Return x, one curve over tasks (both (G,)) and the tasks in it; None without any.
 
-    Args:
-      curves: Task -> x and the mean over seeds (G,). Means are normalised, not runs.
-      stat: gamer_median, gamer_mean, record_mean, clip_record_mean, which leave out
-        tasks without human scores; mean and median of plain returns; or tasks, how
-        many have a value by then.
-      baselines: Task -> name -> score.
+    It is where all tasks have a value.
 
-    Returns x, the aggregate (both (G,)) and the tasks in it; None without any.
+    curves: task -> x and the mean over seeds (G,). Means are normalised, not runs.
+    stat: gamer_median, gamer_mean, record_mean, clip_record_mean, which leave out tasks
+      without human scores; mean and median of plain returns; or tasks, how many have a
+      value by then.
+    baselines: task -> name -> score.
     """
     scaled = {}
     for task, (x, y) in curves.items():

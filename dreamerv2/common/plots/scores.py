@@ -23,9 +23,9 @@ SCALES = {
 
 
 def scores_file(name: str) -> Path:
-    """A file of `scores/`, of the clone or of the installed package.
+    """Find a file of `scores/`, of the clone or of the installed package.
 
-    Raises UsageError if there is none.
+    UsageError if there is none.
     """
     path = Path(__file__).resolve().parents[3] / "scores" / name
     if path.is_file():
@@ -45,8 +45,7 @@ def scores_file(name: str) -> Path:
 
 
 def load_baselines() -> dict[str, dict[str, float]]:
-    """Task -> name (random, human_gamer, dqn_sticky_2e8, ...) -> score. Figures that
-    do not exist are left out."""
+    """Task -> name (random, human_gamer, dqn_sticky_2e8, ...) -> score, if known."""
     return {
         row.pop("task"): {name: float(x) for name, x in row.items() if x}
         for row in _read("baselines.csv")
