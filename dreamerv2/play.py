@@ -2,14 +2,15 @@
 
     python dreamerv2/play.py --logdir ~/logdir/atari_pong/dreamerv2/1
 
-opens a window on the agent in that folder, with the config.yaml of the folder. F1 lists
-the keys. Without a screen, a script of keys plays:
+opens a window on the agent in that folder, with the config.yaml of the folder. Without
+--logdir, it is an agent that comes along; --logdir also takes such an agent's name, the
+folder of an exported one, or hf://ORG/NAME. F1 lists the keys. Without a screen, a
+script of keys plays:
 
     python dreamerv2/play.py --logdir DIR --headless --steps 300 \\
         --keys "50:i 100:k 120:up*20" --record dream.gif
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,19 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.episodes.offline import Recordings
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.flags import Flags
+from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
 from dreamerv2.playing.keys import GameKeys, action_names
 from dreamerv2.playing.options import SHARED, run_command, run_config
 from dreamerv2.playing.player import step_rate
 from dreamerv2.playing.stepper import Stepper
-from dreamerv2.running.loading import read_agent, restore_behavior
+from dreamerv2.running.exported import (
+    ExportedAgent,
+    RunAgent,
+    find_agent,
+    shipped_agents,
+)
 from dreamerv2.running.seeds import derive_seed
 
 OPTIONS = {
@@ -41,34 +48,79 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make(options: Config, rest: list[str]) -> tuple[DreamPlayer, str]:
-    config = run_config(rest)
-    player = make_player(config, options.episode, options.scale)
+    logdir, others = _split_logdir(rest)
+    exported = find_agent(logdir or choose_shipped())
+    if exported is None:
+        config = run_config(rest)
+    else:
+        config = checked(Flags(exported.config.update(jit=False)).parse(others))
+    player = make_player(config, options.episode, options.scale, exported)
     return player, f"Dreaming of {config.task}"
 
 
-def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlayer:
-    """Make the agent of config.logdir play its game, or a stored episode.
+def choose_shipped() -> str:
+    """Return the name of an agent that comes along: of several, the one asked for.
+
+    Raises UsageError where there is none.
+    """
+    names = list(shipped_agents())
+    if not names:
+        raise UsageError("No --logdir was given: name the folder of a trained agent.")
+    chosen = "pong" if "pong" in names else names[0]
+    if len(names) > 1 and sys.stdin is not None and sys.stdin.isatty():
+        for number, name in enumerate(names, 1):
+            print(f"{number}  {name}")
+        answer = input(f"Whose dream (1 to {len(names)}, Enter for {chosen})? ").strip()
+        if answer.isdigit() and 1 <= int(answer) <= len(names):
+            chosen = names[int(answer) - 1]
+        elif answer in names:
+            chosen = answer
+    return chosen
+
+
+def _split_logdir(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what --logdir names, or nothing, and the other arguments."""
+    argv, others, logdir = list(argv), [], ""
+    while argv:
+        flag, equals, value = argv.pop(0).partition("=")
+        if flag == "--logdir":
+            logdir = value if equals else argv.pop(0) if argv else ""
+        else:
+            others.append(f"{flag}{equals}{value}")
+    return logdir, others
+
+
+def make_player(
+    config: Config,
+    episode: str = "",
+    scale: int = 5,
+    exported: ExportedAgent | None = None,
+) -> DreamPlayer:
+    """Make an agent play its game, or a stored episode.
 
     An episode takes the game's place if one is named, and, with a sentence, if the
     environment cannot be made here.
+
+    Args:
+      exported: the agent; without it, the one of the run in config.logdir.
 
     Raises:
       UsageError: Neither is there, or the checkpoint is missing, damaged, or of
         another agent.
     """
-    if config.logdir in ("", os.devnull):
-        raise UsageError("No --logdir was given: name the folder of a trained agent.")
-    logdir = Path(config.logdir).expanduser()
-    saved = read_agent(logdir, resolve_device(config.device))
-    env, spaces = None, None
+    trained = exported or RunAgent(Path(config.logdir).expanduser(), config)
+    trained.check()  # What is wrong with it is told before anything is made.
+    env, spaces, names = None, None, []
     if not episode:
         try:
             seed = derive_seed(config.seed, "play_env", bits=32)
             env = make_env(config, seed, train=False)
         except UsageError as error:
-            episode = _newest_episode(logdir, config.task)
-            if not episode:
+            stored = exported.episode if exported else None
+            stored = stored or _newest_episode(trained.folder, config.task)
+            if not stored:
                 raise
+            episode = str(stored)
             print(f"{error} Until then, the dream starts from the episode {episode}.")
     if env is not None:
         source, names = EnvSource(env), action_names(env)
@@ -77,10 +129,11 @@ def make_player(config: Config, episode: str = "", scale: int = 5) -> DreamPlaye
         path = Path(episode).expanduser()
         recordings = Recordings([path])
         aspect = 160 / 210 if config.task.startswith("atari_") else 1.0
-        source, names = EpisodeSource(recordings.load(path), aspect), []
-        spaces = recordings.spaces
+        source, spaces = EpisodeSource(recordings.load(path), aspect), recordings.spaces
+        if exported:
+            spaces, names = exported.spaces, exported.action_names
     agent = Agent(config, *spaces, Counter())
-    restore_behavior(agent, saved, logdir)
+    trained.restore(agent)
     return DreamPlayer(
         Stepper(agent, derive_seed(config.seed, "play_noise")),
         source,

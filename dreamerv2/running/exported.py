@@ -8,6 +8,7 @@ World model, actor and critic are in them; optimizers and exploration are not. R
 them runs no code.
 """
 
+import functools
 import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.wrappers import OneHotSpace
+from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.running.loading import read_agent, restore_behavior
 from dreamerv2.running.logdir import config_of_run
 from dreamerv2.running.reference import load_reference
@@ -63,12 +65,20 @@ class ExportedAgent:
         """Return the path of the recorded episode."""
         return self.base.with_name(f"{self.name}.npz")
 
+    def check(self) -> None:
+        """Read the parameters now; UsageError if they are damaged."""
+        _ = self._params
+
+    @functools.cached_property
+    def _params(self) -> dict[str, np.ndarray]:
+        return _read_tensors(self.base.with_name(f"{self.name}.safetensors"))
+
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
-        path = self.base.with_name(f"{self.name}.safetensors")
-        params = _read_tensors(path)
-        for name in [name for name in params if name.startswith("critic/")]:
-            params[f"target_{name}"] = params[name]
+        params = dict(self._params)
+        for name in self._params:
+            if name.startswith("critic/"):
+                params[f"target_{name}"] = params[name]
         load_reference(agent, params)
 
 
@@ -85,9 +95,17 @@ class RunAgent:
         """Return the folder."""
         return str(self.folder)
 
+    def check(self) -> None:
+        """Read the checkpoint now; UsageError if it is missing or damaged."""
+        _ = self._state
+
+    @functools.cached_property
+    def _state(self) -> dict[str, Any]:
+        return read_agent(self.folder, resolve_device(self.config.device))
+
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""
-        restore_behavior(agent, read_agent(self.folder, agent.device), self.folder)
+        restore_behavior(agent, self._state, self.folder)
 
 
 def open_agent(source: str | Path) -> ExportedAgent | RunAgent:

@@ -9,6 +9,7 @@ from play_tools import (
     command,
     make_player,
     press,
+    refusal,
     save_agent,
 )
 from run_tools import TINY, ok, train_here
@@ -16,6 +17,7 @@ from run_tools import TINY, ok, train_here
 from dreamerv2 import play
 from dreamerv2.common.errors import UsageError
 from dreamerv2.playing.dreamplayer import EpisodeSource
+from dreamerv2.running.exporting import export_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -347,3 +349,41 @@ def test_an_episode_can_be_named(logdir):
     assert player.over
     press(player, "", 1)
     assert player.game_step == 0
+
+
+def test_an_exported_agent_dreams_without_its_run_and_its_game(
+    logdir, tmp_path, monkeypatch
+):
+    export_run(logdir, tmp_path / "out", name="mine")
+    sizes = []
+    for source in (logdir, tmp_path / "out"):
+        result = ok(
+            command(play, "--logdir", source, "--headless", "--keys", "3:i 9:p")
+        )
+        sizes.append(result.out.count("step"))
+    assert sizes[0] == sizes[1] > 0
+
+    def missing(*args, **kwargs):
+        raise UsageError("The emulator is missing.")
+
+    monkeypatch.setattr(play, "make_env", missing)
+    flags = "--headless", "--keys", "3:i 9:p"
+    result = ok(command(play, "--logdir", tmp_path / "out", *flags))
+    assert "The emulator is missing. Until then, the dream starts from" in result.out
+
+
+def test_without_a_logdir_an_agent_that_comes_along_is_played(
+    logdir, tmp_path, monkeypatch
+):
+    export_run(logdir, tmp_path, name="pong")
+    export_run(logdir, tmp_path / "b", name="boxing")
+    bases = {"boxing": tmp_path / "b" / "boxing", "pong": tmp_path / "pong"}
+    monkeypatch.setattr(play, "shipped_agents", lambda: bases)
+    assert play.choose_shipped() == "pong"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: "1")
+    assert play.choose_shipped() == "boxing"
+    monkeypatch.setattr(play, "shipped_agents", dict)
+    assert refusal(play, "--headless") == (
+        "No --logdir was given: name the folder of a trained agent."
+    )
