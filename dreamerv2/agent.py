@@ -25,6 +25,7 @@ from dreamerv2.common.other import (
     parse_schedule,
     schedule,
 )
+from dreamerv2.common.suites.images import image_range
 from dreamerv2.running.seeds import derive_seed
 
 Metrics = dict[str, Tensor]
@@ -62,14 +63,12 @@ class Agent(torchutils.Module):
         space = act_space["action"]
         self.discrete = bool(getattr(space, "discrete", False))
         config = config.update(resolve_auto(config, self.discrete))
-        shapes = {
-            k: tuple(v.shape) for k, v in obs_space.items() if not k.startswith("log_")
-        }
+        obs_space = {k: v for k, v in obs_space.items() if not _is_log(k)}
         self.noise = Noise(derive_seed(config.seed, "train_noise"), self.device)
         init = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
         build = Builder(self.device, self.precision, init, config.jit)
         size = space.shape[0]
-        self.wm = WorldModel(config, shapes, size, build)
+        self.wm = WorldModel(config, obs_space, size, build)
 
         def new_actor_critic() -> ActorCritic:
             return ActorCritic(config, self.wm.feat_size, size, build)
@@ -256,7 +255,7 @@ class WorldModel(torchutils.Module):
     def __init__(
         self,
         config: Config,
-        shapes: Mapping[str, tuple],
+        obs_space: Data,
         action_size: int,
         build: Builder,
     ):
@@ -265,6 +264,9 @@ class WorldModel(torchutils.Module):
         self.action_size = action_size
         self._precision = build.precision
         self._clip_rewards = CLIP_REWARDS[config.clip_rewards]
+        shapes = {key: tuple(space.shape) for key, space in obs_space.items()}
+        # Bytes need none: 0 to 255.
+        self._ranges = {key: image_range(space) for key, space in obs_space.items()}
         self.encoder = build(nets.Encoder(shapes, **config.encoder))
         self.rssm = build(
             nets.EnsembleRSSM(action_size, self.encoder.out_size, **config.rssm)
@@ -422,13 +424,16 @@ class WorldModel(torchutils.Module):
         Images in [-0.5, 0.5], clipped rewards, the discount's target.
         """
         dtype = self._precision.param
-        obs = {k: v if _is_log(k) else self._numeric(v) for k, v in obs.items()}
+        obs = {k: v if _is_log(k) else self._numeric(k, v) for k, v in obs.items()}
         obs["reward"] = self._clip_rewards(obs["reward"])
         terminal = obs["is_terminal"].to(dtype)
         obs["discount"] = (1 - terminal) * self.config.discount
         return obs
 
-    def _numeric(self, value: Tensor) -> Tensor:
+    def _numeric(self, key: str, value: Tensor) -> Tensor:
+        if (ends := self._ranges.get(key)) is not None:
+            low, high = ends
+            return (value.to(self._precision.param) - low) / (high - low) - 0.5
         if value.dtype == torch.uint8:
             return value.to(self._precision.param) / 255.0 - 0.5
         if value.dtype == torch.bool:

@@ -11,12 +11,13 @@
 The same script again goes on where the run was stopped.
 """
 
+import functools
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.flags import Flags
 from dreamerv2.common.logger import Output
 from dreamerv2.common.settings.rules import checked
+from dreamerv2.common.suites.interface import close
 from dreamerv2.running.exported import open_agent
 from dreamerv2.running.exporting import export_run as export
 from dreamerv2.running.exporting import push_agent as push
@@ -48,6 +50,9 @@ __all__ = [
     "push",
     "train",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 presets: Mapping[str, Mapping[str, Any]] = load_presets()
 """Named overrides of the defaults: `defaults.update(presets["crafter"])`."""
@@ -73,6 +78,22 @@ defaults = ScriptConfig(presets["defaults"])
 """The default configuration; `update` and `parse_flags` return changed copies."""
 
 
+def _brief(function: Callable[P, R]) -> Callable[P, R]:
+    """Have the errors that are for the user end their traceback in the user's call."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UsageError as error:
+            raise error.with_traceback(None) from None
+        except RunFailed as error:  # Its cause, as of an environment, is worth seeing.
+            raise error.with_traceback(None) from error.__cause__
+
+    return call
+
+
+@_brief
 def train(
     env: Any,
     config: Config,
@@ -111,6 +132,7 @@ def train(
             raise SystemExit(stopped.code) from None
 
 
+@_brief
 def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
     """Load a finished agent, to act with.
 
@@ -153,6 +175,17 @@ class Player:
         self.env = env
         self._state: tuple | None = None
 
+    def __enter__(self) -> "Player":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the environment."""
+        close(self.env)
+
+    @_brief
     def __call__(
         self, obs: Mapping[str, Any], mode: str = "eval"
     ) -> dict[str, np.ndarray]:
@@ -160,8 +193,17 @@ class Player:
 
         What came before is remembered, until an observation with is_first. The `mode`
         is `eval` for the most likely action, or `train` for a sampled one.
+
+        Raises UsageError for an observation in another form than that of `env`.
         """
-        batch = {key: np.asarray(value)[None] for key, value in obs.items()}
+        spaces = self.env.obs_space
+        if not _fits(obs, spaces):
+            raise UsageError(
+                f"A player takes what player.env observes, with {', '.join(spaces)} in "
+                f"the shapes of player.env.obs_space, but got {_described(obs)}: take "
+                "the observation from player.env.reset() or player.env.step(action)."
+            )
+        batch = {key: np.asarray(obs[key])[None] for key in spaces}
         actions, self._state = self.agent.policy(batch, self._state, mode)
         return {key: value[0] for key, value in actions.items()}
 
@@ -178,3 +220,17 @@ class Player:
             obs = self.env.step(action)
             steps.append({**obs, **action})
         return {key: np.stack([step[key] for step in steps]) for key in steps[0]}
+
+
+def _fits(obs: Any, spaces: Mapping[str, Any]) -> bool:
+    """Check that an observation has the keys and shapes of its spaces."""
+    return isinstance(obs, Mapping) and all(
+        key in obs and np.shape(obs[key]) == tuple(space.shape)
+        for key, space in spaces.items()
+    )
+
+
+def _described(obs: Any) -> str:
+    if isinstance(obs, Mapping):
+        return ", ".join(f"{k} of shape {np.shape(v)}" for k, v in obs.items())
+    return f"a {type(obs).__name__}"

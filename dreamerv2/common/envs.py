@@ -10,6 +10,7 @@ import gymnasium
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.atari import Atari
+from dreamerv2.common.suites.checks import check_env
 from dreamerv2.common.suites.crafter import Crafter
 from dreamerv2.common.suites.dmc import DMC
 from dreamerv2.common.suites.gym import GymWrapper
@@ -76,13 +77,20 @@ def make_env(config: Any, seed: int, train: bool = True) -> Env:
             f"Unknown task {config.task!r}: expected SUITE_NAME with a suite of "
             f"{', '.join(SUITES)}; the nearest is {nearest(suite, SUITES, 1)}."
         )
-    return limited(SUITES[suite](name, config, seed), config, seed)
+    env = SUITES[suite](name, config, seed)
+    if suite == "gym":
+        check_env(limited(env, config, seed))
+        env.seed(seed)  # The check has used it.
+    return limited(env, config, seed)
 
 
 def limited(env: Env, config: Any, seed: int) -> Env:
     """Normalize an environment's actions, limit its time, seed its action space."""
-    kind = OneHotAction if hasattr(env.act_space["action"], "n") else NormalizeAction
-    env = TimeLimit(kind(env), config.time_limit)
+    space = env.act_space["action"]
+    if not getattr(space, "discrete", False):  # One-hot vectors already.
+        kind = OneHotAction if hasattr(space, "n") else NormalizeAction
+        env = kind(env)
+    env = TimeLimit(env, config.time_limit)
     env.act_space["action"].seed(seed)
     return env
 

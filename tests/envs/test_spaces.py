@@ -6,7 +6,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from gymnasium.spaces import Tuple as Tuples
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.spaces import FlatAction, FlatObservation
+from dreamerv2.common.suites.actions import FlatAction
+from dreamerv2.common.suites.observations import FlatObservation
 
 
 def test_every_combination_of_discrete_parts_is_one_action():

@@ -87,7 +87,7 @@ class Recordings:
         self._kind = ActionKind.of([facts.actions for facts in self._facts])
         self._pictures = {key for key in first.ranges if self._is_picture(key)}
         obs_space = {
-            key: _box(np.uint8 if key in self._pictures else np.dtype(dtype), shape)
+            key: self._box(key, np.dtype(dtype), shape)
             for key, (dtype, shape) in first.signature.items()
         }
         self.spaces: Spaces = obs_space, {"action": self._kind.space()}
@@ -122,11 +122,22 @@ class Recordings:
             raise cannot_write(target, error) from error
         return len(self._facts) + len(self._damaged)
 
+    def _box(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> Box:
+        if key in self._pictures or dtype == np.uint8:
+            return Box(0, 255, shape, np.uint8)
+        low, high = self._range(key) if key in self._facts[0].ranges else (0, np.inf)
+        if dtype.kind == "b" or 0 <= low <= high <= 1:
+            return Box(0, 1, shape, bool if dtype.kind == "b" else np.float32)
+        return Box(-np.inf, np.inf, shape, np.float32)
+
     def _is_picture(self, key: str) -> bool:
         above, most = _PICTURE
-        ranges = [facts.ranges[key] for facts in self._facts]
-        low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+        low, high = self._range(key)
         return low >= 0 and above < high <= most
+
+    def _range(self, key: str) -> tuple[float, float]:
+        ranges = [facts.ranges[key] for facts in self._facts]
+        return min(r[0] for r in ranges), max(r[1] for r in ranges)
 
     def _take(self, facts: _Facts, target: Path) -> None:
         path, named = facts.path, NAME.fullmatch(facts.path.name)
@@ -156,14 +167,6 @@ def _look(path: Path) -> _Facts | Path:
         if value.ndim == 4 and value.size and value.dtype not in (np.uint8, bool)
     }
     return _Facts(path, as_it_is, signature(arrays), actions, ranges)
-
-
-def _box(dtype: np.dtype, shape: tuple[int, ...]) -> Box:
-    if dtype == np.uint8:
-        return Box(0, 255, shape, np.uint8)
-    if np.dtype(dtype).kind == "b":
-        return Box(0, 1, shape, bool)
-    return Box(-np.inf, np.inf, shape, np.float32)
 
 
 def _name(path: Path, steps: int) -> str:

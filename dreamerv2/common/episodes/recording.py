@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from dreamerv2.common.episodes.episode import convert
 from dreamerv2.common.episodes.npz import Arrays, ObjectArrayError, from_bytes
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.spaces import MOST_ACTIONS
+from dreamerv2.common.suites.actions import MOST_ACTIONS
 from dreamerv2.common.suites.wrappers import OneHotSpace
 
 FLAGS = ("is_first", "is_last", "is_terminal")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dreamerv2.common.suites.interface import signal_spaces, with_signals
-from dreamerv2.common.suites.spaces import FlatAction, FlatObservation
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.actions import FlatAction
+from dreamerv2.common.suites.checks import read_flag, read_reward, refuse_many
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
+from dreamerv2.common.suites.observations import FlatObservation
 
 
 class GymWrapper:
@@ -17,65 +22,65 @@ class GymWrapper:
 
     Observations and actions may be nested: see FlatObservation and FlatAction, by which
     they become images and vectors, and one index or one vector. A truncation sets
-    is_last alone. The arrays and dicts of the environment are copied, never changed.
+    is_last alone. The `seed` goes into the first reset.
 
-    Args:
-      env: the environment.
-      obs_key: name of an observation that is no dict; by default `image` for one, else
-        `vector`.
-      act_key: name of the action.
-      seed: of the first reset; the following ones go on from there.
+    Raises UsageError, here and later, for what is not as either interface says.
     """
 
-    def __init__(
-        self,
-        env: Any,
-        obs_key: str | None = None,
-        act_key: str = "action",
-        seed: int | None = None,
-    ):
+    def __init__(self, env: Any, seed: int | None = None):
+        refuse_many(env)
         self._env = env
         self._seed = seed
-        self._observation = FlatObservation(env.observation_space, obs_key)
+        self._observation = FlatObservation(env.observation_space)
         self._action = FlatAction(env.action_space)
-        self._act_key = act_key
         self.obs_space = {**self._observation.spaces, **signal_spaces()}
-        self.act_space = {act_key: self._action.space}
+        self.act_space = {"action": self._action.space}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._env, name)
 
-    def reset(self) -> dict[str, Any]:
-        """The first observation; the seed goes into the first reset."""
+    def seed(self, seed: int) -> None:
+        """Put another seed into the next reset."""
+        self._seed = seed
+
+    def reset(self) -> Obs:
+        """Begin an episode."""
         seed, self._seed = self._seed, None
-        if seed is None:
-            result = self._env.reset()
-        elif _takes_seed(self._env):
-            result = self._env.reset(seed=seed)
-        else:
-            self._env.seed(seed)
-            result = self._env.reset()
+        result = self._begin(seed)
         # Gymnasium gives (obs, info), gym the observation alone.
-        obs = result[0] if _is_pair(result) else result
+        obs = result[0] if self._is_pair(result) else result
         return with_signals(self._observation(obs), is_first=True)
 
-    def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        """The next observation."""
-        result = self._env.step(self._action(action[self._act_key]))
-        if len(result) == 5:
-            obs, reward, terminal, truncated, info = result
-        else:
-            obs, reward, done, info = result
-            truncated = bool(info.get("TimeLimit.truncated", False))
-            terminal = done and not truncated
-        last = bool(terminal) or bool(truncated)
-        terminal = bool(info.get("is_terminal", terminal))
+    def step(self, action: Action) -> Obs:
+        """Take an action."""
+        result = self._env.step(self._action(action["action"]))
+        count = len(result) if isinstance(result, tuple | list) else 0
+        if count not in (4, 5):
+            raise UsageError(
+                f"The environment's step() gave {count or type(result).__name__} "
+                "values, but expected are five: have it give observation, reward, "
+                "terminated, truncated and info."
+            )
+        obs, reward, terminal, truncated, info = (*result[:3], *result[-2:])
+        info = {} if info is None else info
+        if not isinstance(info, Mapping):
+            raise UsageError(
+                "The last value of the environment's step() is a "
+                f"{type(info).__name__}, but info is expected: have it give a dict."
+            )
+        terminal = read_flag("terminated", terminal)
+        if count == 4:  # Of gym, where one flag tells the end.
+            truncated = terminal and bool(info.get("TimeLimit.truncated", False))
+            terminal = terminal and not truncated
+        last = terminal or read_flag("truncated", truncated)
+        terminal = bool(info.get("is_terminal", terminal)) and last
+        reward = read_reward(reward)
         return with_signals(self._observation(obs), reward, False, last, terminal)
 
     def render(self) -> np.ndarray:
-        """The environment's picture, (H, W, 3) uint8; it must be made to render."""
+        """Draw the environment, (H, W, 3) uint8; it must be made to render."""
         if isinstance(self._env, gymnasium.Env):
             image = self._env.render()
         else:
@@ -83,16 +88,50 @@ class GymWrapper:
         return np.asarray(image)
 
     def state_dict(self) -> None:
-        """None: Gymnasium has no way to save an environment."""
+        """Return None: Gymnasium has no way to save an environment."""
+
+    def _begin(self, seed: int | None) -> Any:
+        *wrappers, inner = _layers(self._env)
+        takes = all(_takes(env, "seed") for env in (*wrappers, inner))
+        if seed is not None and takes:
+            return self._env.reset(seed=seed)
+        if seed is not None and callable(getattr(self._env, "seed", None)):
+            self._env.seed(seed)
+        elif seed is not None:
+            warnings.warn(
+                f"The reset() of {type(inner).__name__} takes no seed, so its episodes "
+                "are others in each run.",
+                stacklevel=3,
+            )
+        try:
+            return self._env.reset()
+        except TypeError as error:
+            if not wrappers or (takes and _takes(inner, "options")):
+                raise
+            raise UsageError(
+                f"The reset() of {type(inner).__name__} does not take what Gymnasium's "
+                "wrappers give it: write it as reset(self, *, seed=None, options=None)."
+            ) from error
+
+    def _is_pair(self, result: Any) -> bool:
+        """Check that this is (obs, info), not an observation that is a tuple."""
+        if not (isinstance(result, tuple) and len(result) == 2):
+            return False
+        parts = getattr(self._env.observation_space, "spaces", ())
+        paired = isinstance(parts, tuple | list) and len(parts) == 2
+        if paired and self._env.observation_space.contains(result):
+            return False
+        return result[1] is None or isinstance(result[1], Mapping)
 
 
-def _is_pair(result: Any) -> bool:
-    """Whether a reset gave (obs, info), rather than an observation that is a tuple."""
-    return (
-        isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-    )
+def _layers(env: Any) -> Iterator[Any]:
+    """Yield Gymnasium's wrappers and what they are around, from the outside in."""
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
+    yield env
 
 
-def _takes_seed(env: Any) -> bool:
+def _takes(env: Any, name: str) -> bool:
     parameters = inspect.signature(env.reset).parameters.values()
-    return any(p.name == "seed" or p.kind == p.VAR_KEYWORD for p in parameters)
+    return any(p.name == name or p.kind == p.VAR_KEYWORD for p in parameters)

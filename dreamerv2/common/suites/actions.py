@@ -1,0 +1,105 @@
+"""Actions of any space as one index or one vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.spaces import choices, is_box, leaf_spaces, nest
+
+MOST_ACTIONS = 512  # Combinations; more are better left to the environment to reduce.
+_UNBOUNDED = 1e30  # Float bounds from here on stand for none.
+
+
+class FlatAction:
+    """One discrete or one continuous action for a space of any nesting.
+
+    Discrete, multi-discrete and multi-binary spaces, and dicts and tuples of these,
+    become one discrete `space` of all their combinations; boxes, and dicts and tuples
+    of them, become one box of one dimension, in float64, which holds 32-bit integers.
+
+    Raises UsageError for a mix of both, for more than 512 combinations, for a bound on
+    one side alone, and for other kinds.
+    """
+
+    def __init__(self, space: Any):
+        self._nested = space
+        self._leaves = [leaf for _, leaf in leaf_spaces(space)]
+        self._boxes = [leaf for leaf in self._leaves if is_box(leaf)]
+        self._sizes = [n for leaf in self._leaves for n in choices(leaf) or ()]
+        known = all(is_box(leaf) or choices(leaf) for leaf in self._leaves)
+        if not self._leaves or not known:
+            raise UsageError(
+                f"Expected box or discrete actions, but got {space}: wrap the "
+                "environment so that its actions are of one of these kinds."
+            )
+        if self._boxes and self._sizes:
+            raise UsageError(
+                f"The actions {space} mix boxes and discrete ones, but the agent has "
+                "actions of one kind: wrap the environment so that they are all boxes "
+                "or all discrete."
+            )
+        self.space: Box | Discrete = self._box() if self._boxes else self._discrete()
+
+    def __call__(self, action: Any) -> Any:
+        """Return what the environment takes, for an index or a vector (n,)."""
+        if self._boxes:
+            flat = np.asarray(action, np.float64).reshape(-1)
+        else:
+            flat = np.array(np.unravel_index(int(action), self._sizes))
+        sizes = [int(np.prod(leaf.shape or ())) for leaf in self._leaves]
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        make = _boxed if self._boxes else _chosen
+        values = map(make, self._leaves, parts)
+        return nest(self._nested, values)
+
+    def _discrete(self) -> Discrete:
+        total = int(np.prod(self._sizes, dtype=np.float64).clip(max=2**53))
+        if total > MOST_ACTIONS:
+            raise UsageError(
+                f"The actions {self._nested} have {total} combinations, but at most "
+                f"{MOST_ACTIONS} can be told apart: wrap the environment so that it "
+                "has fewer."
+            )
+        return Discrete(total)
+
+    def _box(self) -> Box:
+        """Join the boxes; what is beyond all use is no bound."""
+        low, high = (
+            np.concatenate([np.ravel(x).astype(np.float64) for x in sides])
+            for sides in zip(*((b.low, b.high) for b in self._boxes), strict=True)
+        )
+        floats = np.concatenate(
+            [np.full(b.low.size, np.dtype(b.dtype).kind == "f") for b in self._boxes]
+        )
+        low = np.where(floats & (low <= -_UNBOUNDED), -np.inf, low)
+        high = np.where(floats & (high >= _UNBOUNDED), np.inf, high)
+        if not low.size or (np.isfinite(low) != np.isfinite(high)).any():
+            raise UsageError(
+                f"The actions {self._nested} have a bound on one side alone, or none "
+                "at all to choose: wrap the environment so that each is bounded on "
+                "both sides, as by gymnasium.wrappers.RescaleAction, or on none."
+            )
+        return Box(low, high, dtype=np.float64)
+
+
+def _chosen(leaf: Any, values: np.ndarray) -> Any:
+    """Return the action of a discrete leaf, in the type and shape of its space."""
+    if not leaf.shape:
+        return int(values[0]) + int(getattr(leaf, "start", 0))
+    return (values.reshape(leaf.shape) + getattr(leaf, "start", 0)).astype(leaf.dtype)
+
+
+def _boxed(leaf: Any, values: np.ndarray) -> np.ndarray:
+    """Return the action of a box, rounded for whole numbers, within its bounds."""
+    values, dtype = values.reshape(leaf.shape), np.dtype(leaf.dtype)
+    if dtype.kind == "f":
+        return np.asarray(np.clip(values.astype(dtype), leaf.low, leaf.high), dtype)
+    # By Python's integers, as float64 lacks the ends of 64-bit ones.
+    rounded = [int(v) for v in np.rint(values).flat]
+    ends = zip(rounded, np.ravel(leaf.low), np.ravel(leaf.high), strict=True)
+    clipped = [min(max(v, int(low)), int(high)) for v, low, high in ends]
+    return np.array(clipped, dtype).reshape(leaf.shape)

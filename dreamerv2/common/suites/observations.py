@@ -1,0 +1,203 @@
+"""Observations of any space as a flat dict of images and vectors, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.images import image_layout
+from dreamerv2.common.suites.interface import signal_spaces
+from dreamerv2.common.suites.spaces import (
+    Path,
+    bounds,
+    choices,
+    is_box,
+    leaf_spaces,
+    parts_of,
+)
+
+MOST_CHOICES = 2**16  # Numbers of a one-hot vector.
+
+Convert = Callable[[np.ndarray], np.ndarray]
+
+
+class FlatObservation:
+    """Nested observations as a flat dict of images and vectors.
+
+    Dicts and tuples may be nested; the names on the way are joined by `_`, as in
+    robot_joints or view_0. A discrete value becomes a one-hot vector, a multi-discrete
+    one the one-hot vectors of its parts in a row, a multi-binary one a vector. Boxes
+    become images (see `image_layout`) or vectors. Floats become float32, integers but
+    uint8 int32, so that the values stay. What is none of these, as text, is left out.
+    `spaces` maps each name to its box.
+
+    Raises UsageError where nothing is left, and, when called, for what is not as the
+    space says: other keys, shapes, types, and numbers that would have to change.
+    """
+
+    def __init__(self, space: Any):
+        self._space = space
+        self._begun = False
+        self._parts: dict[str, tuple[Path, Any, Convert]] = {}
+        self.spaces: dict[str, Box] = {}
+        taken = {*signal_spaces(), "action"}
+        for path, leaf in leaf_spaces(space):
+            name = "_".join(str(p) for p in path)
+            if path and isinstance(path[0], int):
+                name = f"part_{name}"
+            if (made := _flat(name or "observation", leaf)) is None:
+                continue
+            box, convert = made
+            name = name or ("image" if len(box.shape) == 3 else "vector")
+            # Modules of the network are named after it: no dots.
+            name = name.replace("/", "_").replace(".", "_")
+            while name in taken:
+                name = f"obs_{name}"
+            taken.add(name)
+            self.spaces[name], self._parts[name] = box, (path, leaf, convert)
+        if not self.spaces:
+            raise UsageError(
+                "Expected a box, discrete values, or dicts and tuples of these, but "
+                f"the observations are {space}: wrap the environment so that they are."
+            )
+
+    def __call__(self, obs: Any) -> dict[str, np.ndarray]:
+        """Return new arrays, one per name in `spaces`."""
+        if not self._begun:
+            self._refuse_others(obs)
+        result = {}
+        for name, (path, leaf, convert) in self._parts.items():
+            value = _numbers(name, _at(obs, path), leaf)
+            result[name] = np.array(convert(value), self.spaces[name].dtype)
+        self._begun = True
+        return result
+
+    def _refuse_others(self, obs: Any) -> None:
+        """Refuse keys that the space lacks: they would not be seen."""
+        parts = parts_of(self._space)
+        if parts and isinstance(obs, Mapping):
+            others = sorted(str(k) for k in {*obs} - {key for key, _ in parts})
+            if others:
+                raise UsageError(
+                    f"The environment observes {', '.join(others)}, of which its space "
+                    "does not know: add it to the space, or leave it out."
+                )
+
+
+def _at(obs: Any, path: Path) -> Any:
+    """Follow a path into an observation."""
+    for key in path:
+        try:
+            obs = obs[key]
+        except (KeyError, IndexError, TypeError):
+            kind = type(obs).__name__
+            found = f" with {', '.join(map(str, obs))}" if isinstance(obs, dict) else ""
+            raise UsageError(
+                f"The environment's observation lacks {key!r}, which its space has: "
+                f"it is a {kind}{found}; give what the space says, or correct the "
+                "space."
+            ) from None
+    return obs
+
+
+def _numbers(name: str, value: Any, leaf: Any) -> np.ndarray:
+    """Return the value as an array, checked against the space but for its bounds."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # Of a tensor elsewhere, or of lists that are no array.
+        array = np.asarray(None)
+    shape, kind = tuple(leaf.shape or ()), np.dtype(leaf.dtype).kind
+    if array.dtype.kind not in "biuf":
+        raise wrong(name, f"is a {type(value).__name__}, no array of numbers", leaf)
+    if array.shape != shape:
+        raise wrong(name, f"has shape {array.shape}", leaf)
+    if array.dtype.kind == "f" and kind != "f":
+        raise wrong(name, f"holds {array.dtype} numbers", leaf)
+    return array
+
+
+def wrong(name: str, found: str, space: Any) -> UsageError:
+    """Return the sentence for an observation that is not what its space says."""
+    shown = space
+    if is_box(space):
+        low, high = bounds(space)
+        shown = f"{space.dtype} of shape {space.shape} in [{low:g}, {high:g}]"
+    return UsageError(
+        f"The environment's observation {name!r} {found}, but its space says "
+        f"{shown}: give what the space says, or correct the space."
+    )
+
+
+def _flat(name: str, leaf: Any) -> tuple[Box, Convert] | None:
+    """Return the box in which a leaf is given, and what makes its values, or None."""
+    if is_box(leaf):
+        return _flat_box(name, leaf)
+    if (counts := choices(leaf)) is None or not counts:
+        return None
+    start, size = np.ravel(getattr(leaf, "start", 0)), sum(counts)
+    if size > MOST_CHOICES:
+        raise UsageError(
+            f"The observation {name!r} has {size} possible values, and at most "
+            f"{MOST_CHOICES} can be told apart: have the environment give numbers."
+        )
+    binary = bool(leaf.shape) and not hasattr(leaf, "nvec")
+    places = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+
+    def convert(value: np.ndarray) -> np.ndarray:
+        index = np.ravel(value).astype(np.int64) - start
+        if (index < 0).any() or (index >= counts).any():
+            raise wrong(name, f"is {value}", leaf)
+        if binary:
+            return index
+        result = np.zeros(size, np.float32)
+        result[places + index] = 1
+        return result
+
+    return Box(0, 1, (len(counts) if binary else size,), np.float32), convert
+
+
+def _flat_box(name: str, leaf: Any) -> tuple[Box, Convert] | None:
+    dtype = np.dtype(leaf.dtype)
+    if 0 in leaf.shape:
+        return None
+    layout = image_layout(name, leaf)
+    if layout is None:
+        shape, arrange = (int(np.prod(leaf.shape)),), np.ravel
+    else:
+        shape, arrange = layout
+    if dtype.kind in "fb":
+        stored = np.dtype(np.float32)
+    else:
+        stored = np.dtype(np.uint8 if dtype == np.uint8 else np.int32)
+    info = np.finfo(stored) if stored.kind == "f" else np.iinfo(stored)
+    least, most = (0, 1) if dtype.kind == "b" else (info.min, info.max)
+    low, high = (
+        arrange(np.where(np.isinf(x), x, np.clip(x, info.min, info.max))).astype(stored)
+        for x in _ends(leaf)
+    )
+
+    def convert(value: np.ndarray) -> np.ndarray:
+        if value.dtype not in (stored, bool):
+            ends = value.min(), value.max()
+            if np.isfinite(ends).all() and not least <= ends[0] <= ends[1] <= most:
+                found = f"holds numbers from {ends[0]:g} to {ends[1]:g}"
+                if ends[0] < leaf.low.min() or leaf.high.max() < ends[1]:
+                    raise wrong(name, found, leaf)
+                raise UsageError(
+                    f"The environment's observation {name!r} {found}, which do not fit "
+                    f"into {stored}: have the environment give smaller ones."
+                )
+        return arrange(value)
+
+    return Box(low, high, shape, stored.type), convert
+
+
+def _ends(leaf: Any) -> list[np.ndarray]:
+    """Return the bounds in full shape, in float64."""
+    return [
+        np.broadcast_to(x, leaf.shape).astype(np.float64) for x in (leaf.low, leaf.high)
+    ]

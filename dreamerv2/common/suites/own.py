@@ -1,0 +1,93 @@
+"""An environment that somebody wrote for our own interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites.actions import FlatAction
+from dreamerv2.common.suites.checks import read_flag, read_reward, refuse_many
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
+from dreamerv2.common.suites.observations import FlatObservation
+from dreamerv2.common.suites.wrappers import Wrapper
+
+
+class OwnWrapper(Wrapper):
+    """An environment of our own interface that somebody else wrote.
+
+    Observations and actions of any space are taken, see FlatObservation and FlatAction;
+    keys that begin `log_` stay as they are.
+
+    Raises UsageError, here and later, for what is not as the interface says.
+    """
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        refuse_many(env)
+        spaces, actions = env.obs_space, env.act_space
+        if not isinstance(spaces, Mapping) or not isinstance(actions, Mapping):
+            raise UsageError(
+                "An environment's obs_space and act_space are dicts of spaces, but got "
+                f"{spaces} and {actions}: give them names, as in {{'action': space}}."
+            )
+        if [*actions] != ["action"]:
+            raise UsageError(
+                f"The act_space has the keys {', '.join(map(str, actions))}, but "
+                "'action' alone is expected: join them to one space of that name."
+            )
+        self._logs = {k: v for k, v in spaces.items() if str(k).startswith("log_")}
+        self._own = {
+            k: v
+            for k, v in spaces.items()
+            if k not in self._logs and k not in signal_spaces()
+        }
+        self._observation = FlatObservation(self._own)
+        action = actions["action"]
+        if getattr(action, "discrete", False):  # One-hot vectors already.
+            self._action, self._space = np.asarray, action
+        else:
+            self._action = FlatAction(action)
+            self._space = self._action.space
+
+    @property
+    def obs_space(self) -> dict[str, Box]:
+        """Give the flat spaces."""
+        return {**self._observation.spaces, **self._logs, **signal_spaces()}
+
+    @property
+    def act_space(self) -> dict[str, Any]:
+        """Give one box or one discrete space."""
+        return {"action": self._space}
+
+    def reset(self) -> Obs:
+        """Begin an episode."""
+        return self._checked(self._env.reset(), first=True)
+
+    def step(self, action: Action) -> Obs:
+        """Take an action."""
+        taken = self._action(action["action"])
+        return self._checked(self._env.step({"action": taken}), first=False)
+
+    def _checked(self, obs: Any, first: bool) -> Obs:
+        needed = {*signal_spaces(), *self._logs}
+        if not isinstance(obs, Mapping) or not needed <= obs.keys():
+            found = ", ".join(obs) if isinstance(obs, Mapping) else type(obs).__name__
+            raise UsageError(
+                "An environment with obs_space gives dicts with "
+                f"{', '.join(sorted(needed))}, but got {found}: add what is missing."
+            )
+        flags = [read_flag(k, obs[k]) for k in ("is_first", "is_last", "is_terminal")]
+        if flags[0] != first or (first and flags[1]) or (flags[2] and not flags[1]):
+            raise UsageError(
+                f"The environment gave is_first, is_last, is_terminal {flags} in "
+                f"{'reset' if first else 'step'}(): is_first belongs to a reset and to "
+                "no step, is_last to a step, and is_terminal to one that is_last, too."
+            )
+        own = {k: v for k, v in obs.items() if k not in needed}
+        logs = {k: obs[k] for k in self._logs}
+        reward = read_reward(obs["reward"])
+        return with_signals({**self._observation(own), **logs}, reward, *flags)
