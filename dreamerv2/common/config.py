@@ -81,11 +81,11 @@ class Config(Mapping):
 
     @property
     def flat(self) -> dict[str, Leaf]:
-        """A new dict from each dotted key to its value, in order."""
+        """Return a new dict from each dotted key to its value, in order."""
         return dict(self._flat)
 
     def to_dict(self) -> dict[str, Any]:
-        """New nested dicts of plain values, with lists in place of tuples."""
+        """Return new nested dicts of plain values, with lists for tuples."""
         return {key: _plain(value) for key, value in self._nested.items()}
 
     def update(self, mapping: Mapping | None = None, /, **kwargs: Any) -> "Config":
@@ -109,7 +109,7 @@ class Config(Mapping):
         return type(self)(flat)
 
     def match(self, key: str) -> list[str]:
-        """The dotted keys that a key or pattern stands for, which may be none."""
+        """Return the dotted keys that a key or pattern stands for, maybe none."""
         if not _PATTERN_CHAR.search(key):
             return [] if self._like(key) is None else [key]
         try:
@@ -129,7 +129,7 @@ class Config(Mapping):
         return next(iter(self._nested[group].values()))
 
     def unknown(self, key: str, prefix: str = "") -> str:
-        """The end of a message about a key that matches none: what to do about it."""
+        """Return the end of a message about a key that matches none."""
         if _PATTERN_CHAR.search(key):
             return "as a pattern it must match a whole key; '.*' stands for any text."
         members = [prefix + name for name in self._flat if name.startswith(key + ".")]
@@ -226,7 +226,7 @@ def did_you_mean(
     otherwise: str = "check its spelling.",
     prefix: str = "",
 ) -> str:
-    """The end of a message: a question naming the nearest known, or `otherwise`.
+    """Return the end of a message: "did you mean", or `otherwise`.
 
     Known names that end in `.name` are the nearest, then those spelled alike.
     """
@@ -238,14 +238,14 @@ def did_you_mean(
 
 
 def type_name(value: Leaf) -> str:
-    """The name of a value's type: bool, int, float, str, or list of one of these."""
+    """Return a value's type: bool, int, float, str, or list of one of these."""
     if isinstance(value, tuple):
         return f"list of {type(value[0]).__name__}"
     return type(value).__name__
 
 
 def format_value(value: Leaf) -> str:
-    """The value as it is written on a command line."""
+    """Return the value as it is written on a command line."""
     if isinstance(value, tuple):
         return ",".join(format_value(element) for element in value)
     return str(value) if value != "" else "''"

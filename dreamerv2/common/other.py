@@ -167,9 +167,9 @@ class StreamNorm(Module):
 
     def __init__(
         self,
-        momentum: float = 0.99,
-        scale: float = 1.0,
-        eps: float = 1e-8,
+        momentum: float,
+        scale: float,
+        eps: float,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):

@@ -33,11 +33,11 @@ class Every:
         return True
 
     def due(self, step: SupportsInt) -> bool:
-        """What a call would answer now; calling this changes nothing."""
+        """Return what a call would answer now, and change nothing."""
         return bool(self._every) and (self._due is None or int(step) >= self._due)
 
     def state_dict(self) -> dict[str, Any]:
-        """What load_state_dict needs to go on from here."""
+        """Return what load_state_dict needs to go on from here."""
         return {"every": self._every, "due": self._due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -59,14 +59,6 @@ class Once:
         first, self._first = self._first, False
         return first
 
-    def state_dict(self) -> dict[str, Any]:
-        """What load_state_dict needs to go on from here."""
-        return {"first": self._first}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
-        self._first = bool(state["first"])
-
 
 class Until:
     """True at the steps before `until`. An `until` of 0 is always."""
@@ -76,10 +68,3 @@ class Until:
 
     def __call__(self, step: SupportsInt) -> bool:
         return not self._until or int(step) < self._until
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the answer depends on the step alone."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""

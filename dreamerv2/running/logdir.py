@@ -1,6 +1,7 @@
 """The folder of a run: made, checked, and compared with the run that it holds."""
 
 import errno
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -33,15 +34,10 @@ class Logdir:
     """config.logdir, made, locked, and compared with the run that it holds.
 
     Until `begin`, no file of the run is changed, so that what is refused leaves all as
-    it was. The lock is the system's (flock) and goes with the process, however that
-    ends.
+    it was. The lock is the system's (flock) and goes with the process.
 
-    Args:
-      config: of the run that is to begin, or to go on, there.
-
-    Raises UsageError for a missing --logdir, one that cannot be written, one that
-    another process uses, one whose config is damaged, and one whose run has networks
-    or episodes of another shape; each change is named.
+    Raises UsageError for a logdir that is missing, not writable, or in use, and whose
+    config is damaged or is one with which the run cannot go on.
     """
 
     def __init__(self, config: Config):
@@ -63,21 +59,17 @@ class Logdir:
             raise
 
     def begin(self) -> None:
-        """Saves the config as config.yaml.
-
-        Of a run that goes on, what changed is printed, and the config before is kept
-        as config.1.yaml and so on.
-        """
-        path = self.path / "config.yaml"
+        """Save config.yaml; print what changed, and keep the one before by a number."""
         if self.changed:
-            _keep(path, self._before)
+            numbered = (self.path / f"config.{i}.yaml" for i in itertools.count(1))
+            self._before.save(next(path for path in numbered if not path.exists()))
             print("Changed since this run was started:")
             for key, (old, new) in self.changed.items():
                 print(f"  {key}: {show(old)} -> {show(new)}")
-        self._config.save(path)
+        self._config.save(self.path / "config.yaml")
 
     def close(self) -> None:
-        """Gives the folder free for another process."""
+        """Give the folder free for another process."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -95,23 +87,21 @@ class Logdir:
             ) from error
 
     def _compare(self) -> None:
-        """Finds what changed since the run was started, and refuses other shapes."""
+        """Find what changed since the run began, and refuse what it cannot be."""
         path = self.path / "config.yaml"
-        begun = (self.path / CHECKPOINT).exists() or any(
-            (self.path / "train_episodes").glob("*.npz")
-        )
         if not path.exists():
             return
         self._before = load_config(path)
-        if begun:
+        episodes = (self.path / "train_episodes").glob("*.npz")
+        if (self.path / CHECKPOINT).exists() or any(episodes):
             self.changed = changes(self._before, self._config)
             refuse_changes(self.path, self.changed)
 
 
 def lock(folder: Path) -> IO[str] | None:
-    """Takes the folder for this process, until the file that it returns is closed.
+    """Take the folder for this process, until the file that is returned is closed.
 
-    None where the system cannot lock. Raises UsageError if another process has it.
+    Return None where the system cannot lock. Raises UsageError if it is in use.
     """
     if fcntl is None:
         return None
@@ -143,14 +133,14 @@ def lock(folder: Path) -> IO[str] | None:
 
 
 def goes_on(folder: Path) -> str:
-    """What the same command does after a stop, as the end of a sentence."""
+    """Return what the same command does after a stop, as the end of a sentence."""
     if (folder / CHECKPOINT).exists():
         return "goes on from the last checkpoint."
     return "begins anew, with the episodes that are there: no checkpoint was due yet."
 
 
 def load_config(path: Path) -> Config:
-    """A config that a run has left; UsageError if it is damaged."""
+    """Read the config that a run has left; UsageError if it is damaged."""
     try:
         return Config.read(path)
     except UsageError:
@@ -162,9 +152,8 @@ def load_config(path: Path) -> Config:
 
 
 def config_of_run(path: Path, defaults: Config) -> Config:
-    """The config that a run has left, maybe of another version.
+    """Read the config of a run of any version: the keys and types of `defaults`.
 
-    Keys that it lacks are as in `defaults`, and those that it has more are left out.
     Raises UsageError if it is damaged.
     """
     found = load_config(path).flat
@@ -172,11 +161,10 @@ def config_of_run(path: Path, defaults: Config) -> Config:
 
 
 def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ -> (before, after). Not the logdir itself."""
+    """Return dotted keys whose values differ -> (before, after), but the logdir."""
     old, new = before.flat, after.flat
-    keys = [key for key in {**new, **old} if key != "logdir"]
-    pairs = {key: (old.get(key), new.get(key)) for key in keys}
-    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+    pairs = {key: (old.get(key), new.get(key)) for key in {**new, **old}}
+    return {k: (a, b) for k, (a, b) in pairs.items() if a != b and k != "logdir"}
 
 
 def refuse_changes(logdir: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
@@ -213,11 +201,3 @@ def _harmless(key: str, old: Any, new: Any) -> bool:
 def show(value: Any) -> Any:
     """Return a config's value, or None for a key that it lacks, for a sentence."""
     return value if value is None else format_value(value)
-
-
-def _keep(path: Path, config: Config) -> None:
-    """Saves the config before under the first free number."""
-    number = 1
-    while (kept := path.with_name(f"config.{number}.yaml")).exists():
-        number += 1
-    config.save(kept)

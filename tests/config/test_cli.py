@@ -102,7 +102,7 @@ REFUSED_AT_ONCE = {
     "--task attari_pong": "the nearest is atari.",
     "--task pong": "Unknown task 'pong': expected SUITE_NAME with a suite of atari,",
     "--task atari_pnog": "Unknown Atari game 'pnog': the nearest are pong,",
-    "--task toy_cach": "Unknown toy 'cach': did you mean toy_catch?",
+    "--task toy_cach": "Unknown task toy_cach: did you mean toy_catch?",
     "--task gym_CartPol-v1": "the nearest are CartPole-v1",
     "--envs_parallel threads": "is 'threads'; it must be none, thread or process.",
     # Device and networks.
@@ -221,15 +221,35 @@ def run(tmp_path_factory):
     return logdir
 
 
-def test_a_logdir_with_networks_of_another_shape_is_refused(run):
-    flags = ["--rssm.deter", "9", "--actor.layers", "2", "--train_every", "7"]
+REFUSED_CHANGES = {
+    "--rssm.deter 9 --actor.layers 2 --train_every 7": "networks of another shape "
+    "(rssm.deter 8 -> 9, actor.layers 1 -> 2)",
+    "--task toy_reach": "other episodes (task toy_catch -> toy_reach)",
+    # The metrics of a run count in frames: with other ones, theirs would be cut.
+    "--action_repeat 2": "steps that count otherwise (action_repeat 1 -> 2)",
+    "--offline /recordings": "steps that count otherwise (offline '' -> /recordings)",
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED_CHANGES)
+def test_what_a_run_cannot_go_on_with_is_refused_and_no_file_is_touched(flags, run):
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    sentence = one_sentence(train_here(*CATCH, "--logdir", run, *flags))
-    changes = "(rssm.deter 8 -> 9, actor.layers 1 -> 2)"
-    assert f"cannot go on with networks of another shape {changes}: use" in sentence
-    assert {
-        path: path.read_bytes() for path in run.rglob("*") if path.is_file()
-    } == files
+    assert (run / "metrics.jsonl") in files
+    result = train_here(*CATCH, "--logdir", run, "--steps", "40", *flags.split())
+    assert one_sentence(result) == (
+        f"The run in {run} cannot go on with {REFUSED_CHANGES[flags]}: use the values "
+        "that it has, or another --logdir to start anew."
+    )
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert after == files
+
+
+def test_a_run_says_what_it_will_do_and_whether_it_goes_on(run, tmp_path):
+    out = ok(train_here(*CATCH, "--logdir", tmp_path)).out
+    assert out.splitlines()[0] == "New run: toy_catch, on cpu, to the end at 25 steps."
+    assert f"Writes to {tmp_path}.\n" in out
+    out = ok(train_here(*CATCH, "--logdir", tmp_path)).out
+    assert "Goes on at 25 steps: toy_catch, on cpu, to the end at 25 steps.\n" in out
 
 
 def cut(path):

