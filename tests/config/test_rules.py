@@ -6,7 +6,7 @@ import pytest
 
 from dreamerv2.agent import CLIP_REWARDS
 from dreamerv2.common.config import Config, load_presets
-from dreamerv2.common.networks.layers import ACTIVATIONS, NORMS, DistLayer
+from dreamerv2.common.networks.layers import ACTIVATIONS, DistLayer
 from dreamerv2.common.networks.rssm import STD_ACTS
 from dreamerv2.common.settings.rules import Rule, checked, rule_of, rules
 from dreamerv2.common.torchutils import Optimizer, Precision
@@ -37,7 +37,6 @@ KNOWN = {
     "clip_rewards": CLIP_REWARDS,
     "load_parts": {"all", *PARTS},
     "rssm.act": ACTIVATIONS,
-    "rssm.norm": NORMS,
     "rssm.std_act": STD_ACTS,
     "critic.dist": set(DistLayer.KINDS) - {"onehot"},
     "actor.dist": {"auto", "onehot", *DistLayer.WITH_STD},
