@@ -46,6 +46,7 @@ from dreamerv2.common.plots.scores import load_reference_episodes
 from dreamerv2.running.signals import Stopped, StopSignals
 
 MINUTES = {"toy": 10, "gym": 10, "reference": 60}  # For each run.
+GOAL_EPISODES = (2000, 100)  # Of which a scale is the mean: of toys, of other tasks.
 NOTHING = (0, float("nan"))  # Step and return before there is an evaluation.
 
 
@@ -163,12 +164,13 @@ def measure_goal(name: str, task: Task, share: float) -> Goal:
     config = config.update({"encoder.cnn_keys": "$^"})
     env = make_env(config, seed=1000)
     agent = RandomAgent(env.act_space, seed=0)
+    toy, other = GOAL_EPISODES
     if task.steps:
-        return Goal(mean_return(env, agent, 100), None, reference_return(name, task))
+        return Goal(mean_return(env, agent, other), None, reference_return(name, task))
     if task.goal is not None:
-        return Goal(mean_return(env, agent, 100), None, task.goal)
-    random = mean_return(env, agent, 2000)
-    best = mean_return(env, oracle(env), 2000)
+        return Goal(mean_return(env, agent, other), None, task.goal)
+    random = mean_return(env, agent, toy)
+    best = mean_return(env, oracle(env), toy)
     return Goal(random, best, random + share * (best - random))
 
 

@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from run_tools import CATCH, metrics, ok, run_script, untimed
+from run_tools import CATCH, metrics, ok, script_here, untimed
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "loop.py"
 
@@ -15,7 +15,7 @@ def test_the_figures_of_the_loop_fit_together(tmp_path):
     flags = [*CATCH, "--action_repeat", 2, "--envs_parallel", "none"]
     path = tmp_path / "loop.json"
     kept = "--logdir", tmp_path / "runs", "--json", path
-    done = ok(run_script(SCRIPT, *short, *kept, *flags))
+    done = ok(script_here(SCRIPT, *short, *kept, *flags))
     report = json.loads(path.read_text())
     assert [run["mode"] for run in report["runs"]] == ["sync", "async"]
     for run in report["runs"]:
@@ -57,5 +57,5 @@ def test_the_figures_of_the_loop_fit_together(tmp_path):
     ],
 )
 def test_what_train_would_refuse_gets_a_sentence(flags, sentence):
-    done = run_script(SCRIPT, *flags)
+    done = script_here(SCRIPT, *flags)
     assert (done.code, done.err) == (2, f"loop.py: {sentence}\n")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from run_tools import CATCH, ok, run_script
+from run_tools import CATCH, ok, run_script, script_here
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
 
@@ -43,6 +43,6 @@ def test_points_are_compared_and_those_too_big_for_the_memory_skipped(tmp_path):
     ],
 )
 def test_what_cannot_be_measured_gets_a_sentence(flags, sentence):
-    done = run_script(SCRIPT, *flags)
+    done = script_here(SCRIPT, *flags)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"scaling.py: {sentence}")

@@ -1,6 +1,8 @@
 """Runs of dreamerv2/train.py with tiny networks, each a few seconds long, for tests."""
 
 import contextlib
+import functools
+import importlib.util
 import io
 import json
 import os
@@ -74,14 +76,33 @@ def _subprocess(command, cwd):
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+@functools.cache
+def load_script(path):
+    """A script as a module."""
+    name = f"script_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script_here(path, *flags):
+    """Another script in this process."""
+    return _here(load_script(path).main, flags)
+
+
 def train_here(*flags):
     """A run in this process, which saves the seconds that importing torch takes."""
+    return _here(script.main, flags)
+
+
+def _here(main, flags):
     out, err = io.StringIO(), io.StringIO()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = script.main([str(flag) for flag in flags])
+            code = main([str(flag) for flag in flags])
     except SystemExit as exit:
         code = exit.code or 0
     finally:
