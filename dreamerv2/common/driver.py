@@ -39,12 +39,10 @@ class Driver:
     that waits for it, called only after all environments have been started.
 
     An environment fails when it raises anything but a UsageError, or gives a number
-    that is not finite (but for keys that begin `log_`, which are for people). Then its
-    unfinished episode is dropped, and `replace` gives the environment that goes on in
-    its place; what that raises leaves. Without `replace`, it is a RuntimeError that
-    names the environment.
-
-    A `timer` is told how long is waited for the environments, by the name of `env`.
+    that is not finite (keys for people, `log_`, aside). Then its unfinished episode is
+    dropped, and `replace` gives the environment that goes on in its place; by default
+    it raises a RuntimeError that names the environment. A `timer` is told how long is
+    waited for the environments, as `env`.
     """
 
     def __init__(
@@ -97,13 +95,10 @@ class Driver:
     ) -> None:
         """Run until at least `steps` steps and `episodes` episodes are done.
 
-        Both count over all environments, and the environments stop in mid-episode, to
-        go on there with the next call. The first `episodes` episodes of several
-        environments are the shortest ones: to evaluate, call `reset()` and ask for
-        `episodes_per_env` instead. Then each environment plays that many episodes and
-        stands still until the others have, too.
-
-        Raises RuntimeError naming the environment that failed.
+        Both count over all environments, which stop in mid-episode, to go on there with
+        the next call. The first `episodes` episodes of several environments are the
+        shortest ones: to evaluate, call `reset()` and ask for `episodes_per_env`; then
+        each plays that many and stands still until the others have, too.
         """
         if not self._envs:
             raise ValueError("This Driver has no environments to step.")

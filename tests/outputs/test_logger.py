@@ -19,7 +19,9 @@ from dreamerv2.common.logger import (
     Logger,
     TensorBoardOutput,
     TerminalOutput,
+    add_episode,
     format_number,
+    is_logged,
 )
 
 
@@ -366,3 +368,35 @@ def test_a_full_disk_while_writing_events_is_one_sentence(board, monkeypatch):
     monkeypatch.setattr(output._writer, "write", full)
     with pytest.raises(UsageError, match="No space left on device"):
         output([(1, "a", np.array(1.0))])
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_of_an_episode_only_what_is_shown_has_to_be_kept(video):
+    config = {
+        "log_keys_sum": "^log_reward$",
+        "log_keys_mean": "^$",
+        "log_keys_max": "^log_achievement_.*",
+        "log_keys_video": ["image"],
+    }
+    keys = ["image", "reward", "action", "log_reward", "log_achievement_eat", "ram"]
+    kept = [key for key in keys if is_logged(key, config, video)]
+    wanted = ["image"] if video else []
+    assert kept == [*wanted, "reward", "log_reward", "log_achievement_eat"]
+    episode = {key: np.ones((4, 2, 2, 3)) for key in keys}
+    episode = {k: v if k == "image" else v[:, 0, 0, 0] for k, v in episode.items()}
+    whole, parts = Record(), Record()
+    for record, given in ((whole, keys), (parts, kept)):
+        logger = Logger(7, [record])
+        add_episode(logger, {k: episode[k] for k in given}, "train", config, video)
+        logger.write()
+    assert whole.told == parts.told != []
+
+
+class Record:
+    def __init__(self):
+        self.told = []
+
+    def __call__(self, summaries):
+        self.told += [
+            (name, np.asarray(value).tolist()) for _, name, value in summaries
+        ]

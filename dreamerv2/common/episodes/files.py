@@ -1,4 +1,4 @@
-"""Episodes: in memory, growing or finished, and as files on disk."""
+"""A directory of episodes: names in order of time, whole or set aside."""
 
 import contextlib
 import mmap
@@ -64,10 +64,9 @@ class EpisodeFiles:
         self.index = Index(self.directory)
 
     def scan(self) -> list[str]:
-        """Names of the episode files, oldest first.
+        """Return the names of the episode files, oldest first.
 
-        Opens those that are not in the index for their last bytes only, which is enough
-        to notice a cut-off file.
+        Of those not in the index the last bytes are read, to notice a cut-off file.
         """
         try:
             with os.scandir(self.directory) as found:
@@ -94,11 +93,7 @@ class EpisodeFiles:
         return names
 
     def save(self, arrays: Arrays) -> str:
-        """Write an episode, arrays (T, ...), and return the file's name.
-
-        Atomic: a file that bears an episode's name is whole, whatever happens. Raises
-        UsageError if it cannot be written.
-        """
+        """Write an episode, arrays (T, ...), atomically; return the file's name."""
         now = datetime.fromtimestamp(self._clock(), timezone.utc)
         self._last = max(now, self._last + timedelta(microseconds=1))
         steps = len(next(iter(arrays.values()))) - 1
@@ -146,10 +141,10 @@ class EpisodeFiles:
         return arrays
 
     def open(self, episode: Episode) -> Arrays:
-        """Map the file of a finished episode; EpisodeLostError if that is impossible.
+        """Map the file of a finished episode, read-only; EpisodeLostError.
 
         The first time, each byte is checked, and a file that is compressed or of other
-        types is written anew so that it can be mapped. The arrays are read-only views.
+        types is written anew so that it can be mapped.
         """
         name = episode.name
         try:

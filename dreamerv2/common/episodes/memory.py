@@ -51,11 +51,10 @@ def warn_if_too_big(
 
     settings: those of `replay`, of which `capacity` and `storage` count.
     spaces: of observations and of actions, each as for `memory_needed`.
-    steps: policy steps of the whole run, which a replay never holds more than.
-    loaded: steps that it holds already.
+    steps, loaded: of the whole run, and those that the replay holds already.
     available: bytes; None asks the system, and where that does not tell, says nothing.
 
-    Returns whether it printed one. With storage `disk` it never does.
+    Return whether it printed one. With storage `disk` it never does.
     """
     if settings["storage"] == "disk":
         return False

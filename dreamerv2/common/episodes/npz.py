@@ -89,8 +89,8 @@ def read_arrays(
 ) -> Content:
     """What np.load reads, in the replay's types, every byte checked.
 
-    file: the file, opened; buffer: its bytes, in memory or mapped. The arrays are views
-    of them where no compression and no other type is in the way, and read-only.
+    buffer: the file's bytes, in memory or mapped. The arrays are read-only views of
+    them where no compression and no other type is in the way.
     convert: makes the replay's type of any other. Any kind of exception if the file is
     damaged; nothing in it is executed.
     """
@@ -138,9 +138,8 @@ class Reader:
 
     open_episode: makes an episode's arrays; raises EpisodeLostError.
 
-    At most `files` are open and `size` bytes of them mapped, so that the memory, with
-    the pages of the mapped files that the system counts as the process's own, is
-    bounded whatever the replay holds; to open one again takes about 50 microseconds.
+    At most `files` are open and `size` bytes of them mapped, which bounds the memory
+    whatever the replay holds; to open one again takes about 50 microseconds.
     Thread-safe. As with any mapped file, the system ends the process if somebody else
     shortens one in place; this program only ever replaces or removes whole files.
     """

@@ -1,7 +1,6 @@
 """Which episodes a replay keeps: the newest ones to draw from, and files on disk."""
 
 import bisect
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,55 +13,42 @@ class Recent:
 
     capacity: steps; the oldest leave when there are more, but for the newest one. 0 is
       no limit.
-
-    Picking one by its place and forgetting the oldest are both O(1).
     """
 
     def __init__(self, capacity: int) -> None:
         self.steps = 0
         self._capacity = capacity
-        # Those from _head on; the places before it are to be given up.
-        self._episodes: list[Episode | None] = []
-        self._head = 0
+        self._episodes: list[Episode] = []
         self._by_name: dict[str, Episode] = {}
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self._episodes)
 
     def __getitem__(self, index: int) -> Episode:
-        return self._episodes[self._head + index]
+        return self._episodes[index]
 
     def get(self, name: str) -> Episode | None:
-        """The episode of that file name, if it is here."""
+        """Return the episode of that file name, if it is here."""
         return self._by_name.get(name)
 
     def add(self, episode: Episode) -> None:
         """Put an episode to its place, and let the oldest leave if they have to."""
-        if len(self) and episode.name < self._episodes[-1].name:
-            key, low = episode.name, self._head
-            place = bisect.bisect(self._episodes, key, low, key=lambda e: e.name)
-            self._episodes.insert(place, episode)
-        else:
-            self._episodes.append(episode)
+        bisect.insort(self._episodes, episode, key=_name)
         self._by_name[episode.name] = episode
         self.steps += episode.steps
         while self._capacity and self.steps > self._capacity and len(self) > 1:
             self.remove(self[0].name)
-        if self._head > 1000 and self._head > len(self._episodes) // 2:
-            del self._episodes[: self._head]
-            self._head = 0
 
     def remove(self, name: str) -> None:
         """Forget an episode; nothing happens if it is not here."""
         episode = self._by_name.pop(name, None)
-        if episode is None:
-            return
-        self.steps -= episode.steps
-        if self._episodes[self._head] is episode:
-            self._episodes[self._head] = None
-            self._head += 1
-        else:
-            self._episodes.remove(episode)
+        if episode:
+            self.steps -= episode.steps
+            del self._episodes[bisect.bisect_left(self._episodes, name, key=_name)]
+
+
+def _name(episode: Episode) -> str:
+    return episode.name
 
 
 class DiskLimit:
@@ -81,36 +67,32 @@ class DiskLimit:
         self._directory = directory
         self._capacity = capacity
         self._remove = remove
-        self._names: deque[str] = deque()
+        self._names: list[str] = []
         self._steps = 0
         self._removed = self._removed_steps = 0
         self._next_word = 1
 
     @property
     def active(self) -> bool:
-        """Whether there is a limit."""
+        """Tell whether there is a limit."""
         return self._capacity > 0
 
     def start(self, names: list[str]) -> None:
-        """These are the files, oldest first."""
+        """Begin with these files, oldest first."""
         if self._capacity:
-            self._names = deque(names)
+            self._names = list(names)
             self._steps = sum(map(steps_in, names))
             self._prune()
 
     def add(self, name: str) -> None:
-        """There is one more."""
-        if not self._capacity:
-            return
-        if self._names and name < self._names[-1]:
-            self._names = deque(sorted([*self._names, name]))
-        else:
-            self._names.append(name)
-        self._steps += steps_in(name)
-        self._prune()
+        """Count one more file."""
+        if self._capacity:
+            bisect.insort(self._names, name)
+            self._steps += steps_in(name)
+            self._prune()
 
     def forget(self, name: str) -> None:
-        """That file is gone."""
+        """Count a file as gone."""
         if name in self._names:
             self._names.remove(name)
             self._steps -= steps_in(name)
@@ -129,8 +111,7 @@ class DiskLimit:
                 )
                 self._capacity = 0
                 break
-            self._names.popleft()
-            self._steps -= steps_in(name)
+            self.forget(name)
             self._removed += 1
             self._removed_steps += steps_in(name)
         if self._removed > before and self._removed >= self._next_word:

@@ -22,10 +22,9 @@ class Store:
     `total_steps` and `total_episodes` count what is on disk, too, but for what is held
     back. Not thread-safe but for `read`: a replay has a lock around the rest.
 
-    In memory, all is read at once: two million Atari steps take some ten seconds, most
-    of them for getting the memory, and each byte gets checked. With mapped files the
-    index says what is in them, and a file is opened, and checked, when it is first
-    drawn from.
+    In memory, all is read and checked at once: two million Atari steps take some ten
+    seconds. With mapped files the index says what is in them, and a file is opened, and
+    checked, when it is first drawn from.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Store:
         self._limit.start(names)
 
     def check(self, arrays: Arrays) -> None:
-        """All episodes must have the same keys, types and shapes to be batched."""
+        """Raise UsageError unless keys, types and shapes are those of the others."""
         if self._signature is None:
             self._signature = signature(arrays)
         changed = difference(signature(arrays), self._signature)
@@ -117,7 +116,7 @@ class Store:
         self._report_aside()
 
     def go_back(self, newest: str) -> None:
-        """To when the episode of that name was the newest; holds back later ones."""
+        """Hold back the episodes after the one of that name."""
         if self.newest <= newest:
             return
         names = self._load(newest)

@@ -61,11 +61,8 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
     """Frames of an open-loop video, time from left to right -> (h, w, 3) uint8.
 
     Per sequence, the first `rows` of them, truth, model, and error; above, the times:
-    blue while the model sees, orange while it dreams.
-
-    Args:
-      video: (T, 3*H, count*W, C), floats in [0, 1] or uint8.
-      count: Sequences side by side in it.
+    blue while the model sees, orange while it dreams. The video is (T, 3*H, count*W, C)
+    in [0, 1] or uint8, of `count` sequences side by side.
     """
     video = as_video(video)
     video = np.repeat(video, 3, -1) if video.shape[-1] == 1 else video
@@ -115,15 +112,10 @@ def vector_plot(
     dimensions: int = 12,
     sequences: int = 3,
 ) -> np.ndarray:
-    """Truth and prediction over time -> (h, w, 3) uint8.
+    """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8.
 
-    A row for each dimension, a column for each sequence; the dream begins at the
-    dotted line.
-
-    Args:
-      key: The title.
-      truth, model: (B, T, D).
-      dimensions, sequences: The most that are shown.
+    A row for each dimension, a column for each sequence, and not more than are asked
+    for; the dream begins at the dotted line.
     """
     # Slow to import, and needed at evaluations only.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

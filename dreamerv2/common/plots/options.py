@@ -42,16 +42,12 @@ def parse(argv: Sequence[str] | None = None, doc: str = "") -> argparse.Namespac
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is plotted").add_argument
     folder = {"type": Path, "metavar": "DIR"}
+    switch = {"type": _boolean, "metavar": "BOOL"}
     add("--indir", nargs="+", required=True, help="folders of runs", **folder)
     add("--indir-prefix", help="put before each --indir", **folder)
     add("--outdir", required=True, help="where the files go", **folder)
-    add(
-        "--subdir",
-        type=_boolean,
-        default=True,
-        metavar="BOOL",
-        help="below --outdir in a folder named after the first --indir (True)",
-    )
+    below = "below --outdir in a folder named after the first --indir (True)"
+    add("--subdir", default=True, help=below, **switch)
     add("--xaxis", default="step", help="metric along x (step, in frames)")
     add("--yaxis", default="eval_return", help="metric along y (eval_return)")
     patterns = {"nargs": "+", "type": _pattern, "metavar": "PATTERN"}
@@ -65,13 +61,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         f"columns of scores/baselines.csv; or none ({' '.join(BASELINES)})",
         **patterns,
     )
-    add(
-        "--prefix",
-        type=_boolean,
-        default=False,
-        metavar="BOOL",
-        help="put the name of the --indir before the method's (False)",
-    )
+    before = "put the name of the --indir before the method's (False)"
+    add("--prefix", default=False, help=before, **switch)
     add(
         "--bins",
         type=_number,
@@ -118,13 +109,9 @@ def _add_look_options(parser: argparse.ArgumentParser) -> None:
     add("--xlim", help="ends of the x axis", **pair)
     add("--ylim", help="ends of the y axis of tasks", **pair)
     for axis in "xy":
-        add(
-            f"--{axis}limticks",
-            type=_boolean,
-            default=False,
-            metavar="BOOL",
-            help=f"ticks at the very ends of the {axis} axis (False)",
-        )
+        ends = f"ticks at the very ends of the {axis} axis (False)"
+        switch = {"type": _boolean, "metavar": "BOOL", "help": ends}
+        add(f"--{axis}limticks", default=False, **switch)
     add("--xticks", default=4, help="ticks on an x axis, about (4)", **count)
     add("--yticks", default=5, help="ticks on a y axis, about (5)", **count)
     more = {"nargs": "+", "default": []}
