@@ -66,10 +66,10 @@ def test_tensorboard_has_the_config_as_text(board, tmp_path):
     lines = event.tensor_proto.string_val[0].decode().splitlines()
     assert all(line.startswith("    ") for line in lines)  # A block of code.
     assert [line.split() for line in lines] == [
-        ["task", "toy_catch", "(str)"],
-        ["jit", "True", "(bool)"],
-        ["rssm.deter", "8", "(int)"],
-        ["names", "a", "(list", "of", "str)"],
+        ["task:", "toy_catch"],
+        ["jit:", "True"],
+        ["rssm.deter:", "8"],
+        ["names:", "a"],
     ]
 
 

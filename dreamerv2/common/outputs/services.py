@@ -275,7 +275,7 @@ def _run_id(path: Path) -> str:
 
 
 def _config_text(config: Config) -> Any:
-    """A summary for the tab Text: each key, its value and type, as a code block."""
+    """Make the summary for the tab Text: each key and its value, as a code block."""
     from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2
     from tensorboard.compat.proto.types_pb2 import DT_STRING
     from tensorboard.plugins.text import metadata
@@ -291,7 +291,7 @@ def _config_text(config: Config) -> Any:
 
 
 def _config_hparams(config: Config) -> Any:
-    """A summary for the tab HParams, which compares the values of several runs."""
+    """Make the summary for the tab HParams, which compares runs."""
     from tensorboard.compat.proto import summary_pb2
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
