@@ -105,7 +105,7 @@ def count_failed(rows: Sequence[Row]) -> int:
 
 
 def as_json(tables: dict[str, list[Row]], setup: Setup) -> dict:
-    """The table and how it was made; infinite errors are null."""
+    """Return the table and how it was made; infinite errors are null."""
     device = torch.device(setup.device)
     cuda = device.type == "cuda"
     machine = torch.cuda.get_device_name(device) if cuda else platform.machine()

@@ -103,7 +103,7 @@ def settle_loss_scale(agent: Agent, batch: dict[str, np.ndarray]) -> None:
 
 
 def recorded_noise(recording: Recording, agent: Agent) -> RecordedNoise:
-    """The noise of a recording, for an agent."""
+    """Return the noise of a recording, for an agent."""
     latent = "gumbel" if recording.config["rssm"]["discrete"] else "normal"
     by_dist = {"onehot": "gumbel", "trunc_normal": "uniform"}
     kinds = {
@@ -117,7 +117,7 @@ def recorded_noise(recording: Recording, agent: Agent) -> RecordedNoise:
 
 
 def _actor_dist(recording: Recording) -> str:
-    """The actor's distribution; under ``auto``, the parameters tell which it is."""
+    """Return the actor's distribution; under ``auto``, the parameters tell it."""
     dist = recording.config["actor"]["dist"]
     if dist != "auto":
         return dist
@@ -144,7 +144,7 @@ class Tap:
             self._tap_behavior(agent.expl_behavior.ac, "expl")
 
     def results(self) -> Results:
-        """What was heard since the last call, by the names within an update."""
+        """Return what was heard since the last call, by the names within an update."""
         found, self._found = self._found, {}
         return found
 
@@ -202,7 +202,7 @@ class Tap:
 
 @torch.no_grad()
 def _sample_prior(agent: Agent, found: Results, noise: RecordedNoise) -> Tensor:
-    """The prior's latents, which the reference samples and nothing reads."""
+    """Sample the prior's latents, as the reference does; nothing reads them."""
     rssm = agent.wm.rssm
     prefix = "prior/"
     stats = {k[len(prefix) :]: v for k, v in found.items() if k.startswith(prefix)}
@@ -213,7 +213,7 @@ def _sample_prior(agent: Agent, found: Results, noise: RecordedNoise) -> Tensor:
 
 
 def _policy(agent: Agent, recording: Recording, noise: RecordedNoise) -> Results:
-    """Calls of the policy in eval mode, its state carried along."""
+    """Call the policy in eval mode, its state carried along."""
     results: Results = {}
     state = None
     for t in range(recording.count("policy/obs")):
@@ -226,7 +226,7 @@ def _policy(agent: Agent, recording: Recording, noise: RecordedNoise) -> Results
 
 
 def _report(agent: Agent, recording: Recording, noise: RecordedNoise) -> Results:
-    """The open-loop video of every image, if one was recorded."""
+    """Return the open-loop video of every image, if one was recorded."""
     data = recording.group("report/batch")
     if not data:
         return {}

@@ -52,12 +52,12 @@ class Setup:
 
     @property
     def judged(self) -> bool:
-        """Whether the limits say anything about this dtype."""
+        """True if the limits say anything about this dtype."""
         return self.dtype in DTYPES
 
 
 def find_files(folder: str | Path) -> list[Path]:
-    """The recordings in a folder. Raises UsageError if there are none."""
+    """Return the recordings in a folder. Raises UsageError if there are none."""
     paths = [Path(folder) / f"{name}.npz" for name in FILES]
     found = [path for path in paths if path.is_file()]
     if not found:
@@ -141,8 +141,11 @@ def _compare_absent_gradients(
 
 
 def quantity(name: str) -> str:
-    """What an array's error is counted under: its name without the running number of
-    the update or call, and for parameters and gradients the network."""
+    """Return the row that an array is counted in.
+
+    Its name without the number of the update or call; the network of a parameter or
+    gradient.
+    """
     name = re.sub(r"^update\d+/", "", name)
     if re.match(r"(params\d+|grads)/", name):
         return "/".join(name.split("/")[:2])
@@ -161,7 +164,7 @@ def quantity(name: str) -> str:
 
 
 def limit(name: str) -> float:
-    """The error that an array may have."""
+    """Return the error that an array may have."""
     if re.search(r"/grads/|/grad_|_grad_norm$|^trunc_normal/d", name):
         return rows.GRADIENT
     if re.match(r"params\d+/|optimizer/\w+/\w\d+$", name):

@@ -39,12 +39,12 @@ class Recording(Mapping[str, np.ndarray]):
         return len(self._arrays)
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays whose names begin with ``prefix/``, by the rest of the name."""
+        """Return the arrays under ``prefix/``, by the rest of their names."""
         start = prefix + "/"
         return {k[len(start) :]: v for k, v in self.items() if k.startswith(start)}
 
     def count(self, prefix: str) -> int:
-        """How many of ``prefix0/``, ``prefix1/``, ... there are without a gap."""
+        """Count ``prefix0/``, ``prefix1/``, ... up to the first gap."""
         number = 0
         while self.group(f"{prefix}{number}"):
             number += 1
@@ -102,7 +102,7 @@ class RecordedNoise:
         return f"{self.stage}/{scope}/noise"
 
     def _find(self, folder: str, name: str, shape: tuple) -> np.ndarray:
-        """The recorded draw. A draw whose name says nothing is known by its shape."""
+        """Return the recorded draw. One whose name is unknown is found by its shape."""
         group = self._recording.group(folder)
         if name in group:
             if group[name].shape == shape:

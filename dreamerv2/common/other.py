@@ -255,7 +255,7 @@ class RunningMeans:
         return dict(zip(self._names, means, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """What load_state_dict needs to go on from here."""
+        """Return what load_state_dict needs to go on from here."""
         return {"names": self._names, "sums": self._sums, "count": self._count}
 
     def load_state_dict(self, state: Mapping) -> None:
