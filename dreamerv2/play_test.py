@@ -3,8 +3,9 @@
     python dreamerv2/play_test.py --task atari_pong
     python dreamerv2/play_test.py --env SpaceInvaders-v0
 
-The real screen is beside what the agent sees. --env takes any of Gymnasium's ids,
---task one of ours. --save DIR keeps the episodes, to be trained on. F1 lists the keys.
+The real screen is beside what the agent sees. --env takes any of Gymnasium's
+ids, --task one of ours. --save DIR keeps the episodes, to be trained on. F1
+lists the keys.
 """
 
 import re

@@ -1,13 +1,14 @@
 """The command lines of play.py and play_test.py: own flags, and a run's config."""
 
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.flags import Flags, parse_config
+from dreamerv2.common.flags import HELP, Flags, parse_config
 from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.keys import Script
@@ -70,11 +71,12 @@ def split_flags(
     """
     defaults = {RENAMED.get(k, k): default for k, (default, _) in options.items()}
     config = Config(defaults)
-    if any(argument in ("--help", "-h") for argument in argv):
+    if any(argument in HELP for argument in argv):
         print(f"{doc.strip()}\n")
         for name, (default, meaning) in options.items():
             shown = "" if default == "" else f" (default: {default})"
-            print(f"--{name:10} {meaning}{shown}")
+            line = f"--{name:10} {meaning}{shown}"
+            print(textwrap.fill(line, 80, subsequent_indent=" " * 13))
         print("\nAll of the run's own flags (see train.py --help) are taken, too.")
         raise SystemExit(0)
     given, rest = Flags(config).parse_known(_with_values(argv, options))

@@ -3,6 +3,7 @@
 import pytest
 from run_tools import ok, train_here
 
+from dreamerv2 import play, play_test
 from dreamerv2.common.config import Config, format_value, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags
@@ -84,3 +85,10 @@ def test_help_about_no_key_names_the_nearest(defaults):
         Flags(defaults).parse(["--help", "sede"])
     with pytest.raises(UsageError, match="Unknown flag '--sede'"):
         Flags(defaults).parse(["--sede", "3", "--help"])
+
+
+@pytest.mark.parametrize("program", [play, play_test])
+def test_help_of_the_players_fits_as_well(program, capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
