@@ -4,17 +4,17 @@
 # make lint    style alone
 # make clean   remove what tools left here, but never .venv or a run
 #
-# PYTHON=python3.11 picks the interpreter (3.10 to 3.12) for a new .venv.
+# PYTHON=python3.11 picks the interpreter (3.10 to 3.14) for a new .venv.
 # TORCH_ARGS="--index-url URL" lets pip take another build of torch.
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python3)
+CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python3.13 python3.14 python3)
 
 # Some interpreters are found but do not run, or cannot make environments: try them.
 WORKS := import sys, venv, ensurepip; \
-	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 
 .PHONY: help setup train test lint clean
 
@@ -42,7 +42,7 @@ $(STAMP): requirements.txt pyproject.toml
 	    if "$$candidate" -c '$(WORKS)' 2>/dev/null; then python=$$candidate; break; fi; \
 	  done; \
 	  if [ -z "$$python" ]; then \
-	    echo 'Found no Python 3.10 to 3.12 that runs and has venv (tried:' \
+	    echo 'Found no Python 3.10 to 3.14 that runs and has venv (tried:' \
 	      '$(subst ",,$(CANDIDATES))); install one or name it with PYTHON=path.' >&2; \
 	    exit 1; \
 	  fi; \

@@ -35,9 +35,16 @@ def project():
 
 @pytest.fixture(scope="module")
 def pins():
+    """The lines of requirements.txt."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {pin.name.lower(): str(pin.specifier) for pin in pins}
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def applying(requirements, python):
+    """Name -> range, of the requirements that are for a version of Python."""
+    at = {"python_version": python}
+    some = (x for x in requirements if x.marker is None or x.marker.evaluate(at))
+    return {x.name.lower(): x.specifier for x in some}
 
 
 def test_every_console_command_leads_to_a_function(project):
@@ -101,16 +108,32 @@ def test_presets_are_found_from_any_working_directory(tmp_path):
     assert result.stdout.split() == list(load_presets()), result.stderr
 
 
-def test_every_dependency_has_a_tested_pin_in_its_range(project, pins):
-    wanted = project["project"]["dependencies"]
-    wanted = wanted + project["project"]["optional-dependencies"]["dev"]
-    names = set()
-    for requirement in map(Requirement, wanted):
-        pin = pins[requirement.name.lower()]
-        assert pin.startswith("=="), requirement.name
-        assert requirement.specifier.contains(pin[2:]), f"{requirement} {pin}"
-        names.add(requirement.name.lower())
-    assert names == set(pins)
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_dependency_has_a_tested_pin_in_its_range(project, pins, python):
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["dev"], *extras["classic"]]
+    wanted.remove("dreamerv2-torch[classic]")
+    ranges = applying(map(Requirement, wanted), python)
+    pinned = applying(pins, python)
+    assert ranges.keys() == pinned.keys()
+    for name, specifier in pinned.items():
+        (pin,) = specifier
+        assert pin.operator == "==" and ranges[name].contains(pin.version), name
+
+
+def test_make_and_the_classifiers_name_the_same_versions_of_python(project):
+    named = [
+        line.rpartition(" :: ")[2]
+        for line in project["project"]["classifiers"]
+        if line.startswith("Programming Language :: Python :: ")
+    ]
+    assert tuple(named) == PYTHONS
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"python{python}" in makefile for python in PYTHONS)
+    assert "not (3, 10) <= sys.version_info[:2] <= (3, 14)" in makefile
 
 
 def test_ci_runs_the_tests():
@@ -165,7 +188,7 @@ def test_make_setup_installs_once_and_again_only_after_a_change(workplace, pins)
     pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     assert [call[: len(pip)] for call in calls] == [pip] * 3
     assert [call[len(pip) :] for call in calls] == [
-        [f"torch{pins['torch']}"],
+        [str(next(pin for pin in pins if pin.name == "torch"))],
         ["-r", "requirements.txt"],
         ["--no-deps", "-e", "."],
     ]
@@ -193,7 +216,7 @@ def test_make_setup_says_in_one_sentence_that_no_python_will_do(workplace):
     shutil.rmtree(workplace / ".venv")
     code, output, _ = make(workplace, "setup", "PYTHON=/no/such python")
     assert code != 0
-    sentence = "Found no Python 3.10 to 3.12 that runs and has venv"
+    sentence = "Found no Python 3.10 to 3.14 that runs and has venv"
     assert [line for line in output.splitlines() if not line.startswith("make")] == [
         f"{sentence} (tried: /no/such python); install one or name it with PYTHON=path."
     ]
