@@ -33,6 +33,7 @@ from dreamerv2.common.suites.interface import close
 from dreamerv2.running.exported import open_agent
 from dreamerv2.running.exporting import export_run as export
 from dreamerv2.running.exporting import push_agent as push
+from dreamerv2.running.loading import refuse_other_spaces
 from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.own_envs import OwnEnvs, is_maker, prepare_env
 from dreamerv2.running.seeds import derive_seed
@@ -152,6 +153,7 @@ def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
         env = make_env(config, seed, train=False)
     else:
         env = prepare_env(env() if is_maker(env) else env, config, seed)
+    refuse_other_spaces(trained.name, trained.shapes, env)
     agent = Agent(config, env.obs_space, env.act_space, Counter())
     trained.restore(agent)
     return Player(agent, env)

@@ -50,7 +50,7 @@ from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every, Until
 from dreamerv2.running.background import BackgroundUpdates, Updates
 from dreamerv2.running.environments import Environments, MakeEnv, Restarts
-from dreamerv2.running.loading import load_weights
+from dreamerv2.running.loading import load_weights, refuse_other_spaces, shapes_of_run
 from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.reference import parameters
 from dreamerv2.running.runstate import Moment, RunState, World
@@ -221,6 +221,7 @@ class Run:
             self.spaces = self.recordings.spaces
         else:
             env = self.train_envs.envs[0]
+            refuse_other_spaces(self.logdir, shapes_of_run(self.logdir), env)
             self.spaces = env.obs_space, env.act_space
         check_videos(config, self.spaces[0])
         self.random_agent = RandomAgent(

@@ -26,6 +26,17 @@ class DamagedCheckpoint(UsageError):
     """The file is one of ours, as far as one can tell, and not what was written."""
 
 
+class Misfit(UsageError):
+    """A state has other names or shapes than are needed; `found` lists them."""
+
+    def __init__(self, where: str, found: str):
+        super().__init__(
+            f"{where} does not fit this configuration, with {found}: use the config "
+            "that it was saved with, or another --logdir."
+        )
+        self.where, self.found = where, found
+
+
 _NUMPY, _BYTES, _INT = "__numpy__", "__bytes__", "__int__"
 _MARKERS = (_NUMPY, _BYTES, _INT)
 _NUMPY_KINDS = "biufcSUmM"
@@ -99,7 +110,7 @@ def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -
       limit: At most so many names of a kind are listed.
 
     Raises:
-      UsageError: Lists the names that are missing, extra, and misshapen.
+      Misfit: Lists the names that are missing, extra, and misshapen.
     """
     missing = sorted(str(k) for k in expected if k not in found)
     extra = sorted(str(k) for k in found if k not in expected)
@@ -119,10 +130,7 @@ def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -
         if names:
             more = ", ..." if len(names) > limit else ""
             parts.append(f"{len(names)} {kind} ({', '.join(names[:limit])}{more})")
-    raise UsageError(
-        f"{where} does not fit this configuration, with {', '.join(parts)}: "
-        "use the config that it was saved with, or another --logdir."
-    )
+    raise Misfit(where, ", ".join(parts))
 
 
 class _Unfit(Exception):

@@ -24,7 +24,13 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.wrappers import OneHotSpace
 from dreamerv2.common.torchutils import resolve_device
-from dreamerv2.running.loading import read_agent, restore_behavior
+from dreamerv2.running.loading import (
+    Shapes,
+    read_agent,
+    restore_behavior,
+    shapes_of,
+    shapes_of_run,
+)
 from dreamerv2.running.logdir import config_of_run
 from dreamerv2.running.reference import load_reference
 
@@ -73,6 +79,11 @@ class ExportedAgent:
     def _params(self) -> dict[str, np.ndarray]:
         return _read_tensors(self.base.with_name(f"{self.name}.safetensors"))
 
+    @property
+    def shapes(self) -> Shapes:
+        """Return the shapes of what the agent learned from."""
+        return shapes_of(*self.spaces)
+
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
         params = dict(self._params)
@@ -102,6 +113,11 @@ class RunAgent:
     @functools.cached_property
     def _state(self) -> dict[str, Any]:
         return read_agent(self.folder, resolve_device(self.config.device))
+
+    @property
+    def shapes(self) -> Shapes | None:
+        """Return the shapes of what the agent learned from, if episodes are there."""
+        return shapes_of_run(self.folder)
 
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""

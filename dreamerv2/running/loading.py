@@ -1,5 +1,6 @@
 """Trained agents on disk: read, and taken as the start of another."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dreamerv2.common.envs import Env
+from dreamerv2.common.episodes.recording import read_recording
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.settings.rules import rule_of
+from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.torchutils import Module, named_tensors
-from dreamerv2.running.checkpoint import load_checkpoint, match_state
+from dreamerv2.running.checkpoint import Misfit, load_checkpoint, match_state
 from dreamerv2.running.logdir import CHECKPOINT, changes, load_config
 
 if TYPE_CHECKING:
     from dreamerv2.agent import Agent
+
+Shapes = dict[str, tuple[int, ...]]
 
 # What --load_parts names -> the agent's part.
 PARTS = {
@@ -48,13 +54,50 @@ def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> 
     try:
         agent.wm.load_state_dict(saved["wm"])
         agent.task_behavior.load_state_dict(saved["task_behavior"])
-    except UsageError as error:
-        found = str(error).partition(", with ")[2].partition(": use the config")[0]
+    except Misfit as error:
         raise UsageError(
             f"The agent in {logdir} is of another shape than this configuration, with "
-            f"{found}: leave out --configs and the other flags, to take the "
-            "config.yaml of its folder."
+            f"{error.found}: change none of the settings of its config.yaml."
         ) from error
+
+
+def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> None:
+    """Raise UsageError if an environment has other shapes than an agent learned from.
+
+    `known` are the agent's, see `shapes_of`. Without them nothing is known.
+    """
+    shapes = shapes_of(env.obs_space, env.act_space)
+    known = shapes if known is None else known
+    if differ := [k for k in known | shapes if known.get(k) != shapes.get(k)]:
+        listed = ", ".join(
+            f"{key!r} of shape {known.get(key, 'none')} rather than "
+            f"{shapes.get(key, 'none')}"
+            for key in differ
+        )
+        raise UsageError(
+            f"The agent in {source} learned from other spaces than this environment "
+            f"has: {listed}; give the environment that it was trained on, or train "
+            "another agent, in a logdir of its own."
+        )
+
+
+def shapes_of(obs_space: Mapping[str, Any], act_space: Mapping[str, Any]) -> Shapes:
+    """Return the shapes of the action and of what is learned from."""
+    shapes = {k: tuple(v.shape) for k, v in obs_space.items() if _is_learned(k)}
+    return {**shapes, "action": tuple(act_space["action"].shape)}
+
+
+def shapes_of_run(logdir: Path) -> Shapes | None:
+    """Return the same by the newest episode of a run; None if there is none."""
+    for path in sorted((logdir / "train_episodes").glob("*.npz"), reverse=True):
+        with contextlib.suppress(UsageError):  # Damaged; the replay tells of it.
+            arrays, _ = read_recording(path)
+            return {k: v.shape[1:] for k, v in arrays.items() if _is_learned(k)}
+    return None
+
+
+def _is_learned(key: str) -> bool:
+    return not key.startswith("log_") and key not in signal_spaces()
 
 
 def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> None:
@@ -79,7 +122,7 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
         found = {k: v for k, v in found.items() if _is_weight(k)}
         try:
             match_state(own, found, f"The {name} of {logdir}")
-        except UsageError as error:
+        except Misfit as error:
             raise _other_shape(agent, logdir, error) from error
     for attribute in chosen.values():
         _copy(_weights(getattr(agent, attribute)), saved[attribute])
@@ -121,9 +164,8 @@ def _copy(own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             _copy(value, found[name])
 
 
-def _other_shape(agent: "Agent", logdir: Path, error: UsageError) -> UsageError:
+def _other_shape(agent: "Agent", logdir: Path, error: Misfit) -> UsageError:
     """Return the error with the settings behind it, as far as they are known."""
-    found = str(error).partition(": use the config")[0]
     path = logdir / "config.yaml"
     differ = {}
     if path.is_file():
@@ -133,4 +175,7 @@ def _other_shape(agent: "Agent", logdir: Path, error: UsageError) -> UsageError:
         f"{key} {old} rather than {new}" for key, (old, new) in differ.items()
     )
     advice = f"it has {listed}" if listed else "its spaces are others"
-    return UsageError(f"{found}; {advice}: use its settings, or another --load.")
+    return UsageError(
+        f"{error.where} does not fit this configuration, with {error.found}; {advice}: "
+        "use its settings, or another --load."
+    )

@@ -228,7 +228,7 @@ def test_an_agent_of_a_named_task_brings_its_environment(tmp_path):
     "make, words",
     [
         (lambda: None, "is made in Python"),
-        (lambda: ToyCatch(1), "has no input|other shape"),
+        (lambda: ToyCatch(1), "'vector' of shape \\(3,\\) rather than none"),
     ],
 )
 def test_loading_says_what_does_not_fit(trained, make, words):
