@@ -105,10 +105,14 @@ class EnvPlayer(KeyPlayer):
         self._space = env.act_space["action"]
         self._episode: list[dict[str, np.ndarray]] = []
         _let_render(env)
+        toggle = self._toggle
         self.commands = {
-            "m": (self._switch_view, "the real screen or what the agent sees"),
-            "v": (self._both_views, "both side by side"),
-            "l": (self._switch_control, "random or person plays"),
+            "m": (
+                toggle("view", "agent", "screen"),
+                "real screen or agent's image",
+            ),
+            "v": (toggle("view", "both", "screen"), "both side by side"),
+            "l": (toggle("control", "person", "random"), "random or person plays"),
             "r": (self._begin, "a new episode"),
             "f": (self._begin, "a new episode"),
             **self.commands,
@@ -175,15 +179,6 @@ class EnvPlayer(KeyPlayer):
         vectors = {k: v for k, v in arrays.items() if v.ndim == 1}
         values = np.concatenate([[], *vectors.values()])
         return f"agent: {', '.join(vectors)}", bars(values)
-
-    def _switch_view(self) -> None:
-        self.view = "screen" if self.view == "agent" else "agent"
-
-    def _both_views(self) -> None:
-        self.view = "both" if self.view != "both" else "screen"
-
-    def _switch_control(self) -> None:
-        self.control = "random" if self.control == "person" else "person"
 
     def _scene(self) -> Scene:
         panes = {"screen": ("screen", self.picture), "agent": self._agent_view()}

@@ -114,11 +114,18 @@ class DreamPlayer(KeyPlayer):
         self._source = source
         self._space = space
         self._history: deque[tuple[State, np.ndarray]] = deque(maxlen=self.MEMORY)
+        toggle = self._toggle
         self.commands = {
-            "m": (self._switch_view, "show the environment or the model"),
-            "v": (self._both_views, "both side by side, with their difference"),
-            "k": (lambda: self._switch_control("agent"), "agent or person plays"),
-            "l": (lambda: self._switch_control("random"), "random or person plays"),
+            "m": (
+                toggle("view", "model", "environment"),
+                "environment or model",
+            ),
+            "v": (
+                toggle("view", "both", "model"),
+                "both, with their difference",
+            ),
+            "k": (toggle("control", "agent", "person"), "agent or person plays"),
+            "l": (toggle("control", "random", "person"), "random or person plays"),
             "i": (self._switch_dream, "real game or dream"),
             "c": (self._dream_from_here, "dream anew from the real game's frame"),
             "b": (self._rewind, f"take a dream back by {self.REWIND} steps"),
@@ -196,18 +203,6 @@ class DreamPlayer(KeyPlayer):
 
     def _read(self) -> None:
         self.reading = self._stepper.read(self.dream if self.dreaming else self.state)
-
-    def _switch_view(self) -> None:
-        self.view = "environment" if self.view == "model" else "model"
-        self.note = f"What is shown: the {self.view}."
-
-    def _both_views(self) -> None:
-        self.view = "both" if self.view != "both" else "model"
-        self.note = f"What is shown: {self.view}."
-
-    def _switch_control(self, other: str) -> None:
-        self.control = "person" if self.control == other else other
-        self.note = f"In control: {self.control}."
 
     def _switch_dream(self) -> None:
         if self.dreaming:

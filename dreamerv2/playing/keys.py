@@ -5,8 +5,7 @@ Keys have pygame's names ("a", "space", "left", "f1"), but "esc" for escape.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -171,13 +170,12 @@ def canonical(key: str) -> str:
     return ALIASES.get(key, key)
 
 
-@dataclass(frozen=True)
-class Press:
+class Press(NamedTuple):
     """A key that goes down at a step and is held for some."""
 
     step: int
     key: str
-    steps: int = 1
+    steps: int
 
 
 class Script:
@@ -188,9 +186,8 @@ class Script:
     """
 
     def __init__(self, text: str = ""):
-        self._presses = sorted(
-            (_parse(word) for word in text.split()), key=lambda press: press.step
-        )
+        words = map(_parse, text.split())
+        self._presses = sorted(words, key=lambda press: press.step)
 
     @property
     def last(self) -> int:

@@ -134,6 +134,16 @@ class KeyPlayer(ABC):
         pace = f"x{self.speed:g}" if self.speed != 1 else ""
         return "  ".join(filter(None, [pace, "PAUSED" if self.paused else ""]))
 
+    def _toggle(self, name: str, first: str, second: str) -> Callable[[], None]:
+        """Make a command that gives an attribute the first value, or by turns both."""
+
+        def toggle() -> None:
+            value = second if getattr(self, name) == first else first
+            setattr(self, name, value)
+            self.note = f"{name.capitalize()}: {value}."
+
+        return toggle
+
     def _pause(self) -> None:
         self.paused = not self.paused
 
