@@ -4,8 +4,7 @@ The Logger keeps what it is given until `write`, brings it to the host in one go
 hands it to its outputs. An output is any callable that takes a list of
 `(step, name, value)`, where a value is a numpy array whose number of dimensions says
 what it is: 0 for a scalar, 1 for the samples of a histogram, 3 for an image (H, W, C),
-4 for a video (T, H, W, C), the last two uint8 with C 1 or 3. Those beyond the terminal
-and metrics.jsonl are in `outputs.py`.
+4 for a video (T, H, W, C), the last two uint8 with C 1 or 3.
 """
 
 import contextlib
@@ -24,26 +23,10 @@ import torch
 
 from dreamerv2.common.files import cannot_write, write_atomically
 from dreamerv2.common.outputs.pictures import as_image, as_video, check_picture
-from dreamerv2.common.outputs.services import (
-    Output,
-    Summary,
-    TensorBoardOutput,
-    WandBOutput,
-)
-
-__all__ = [
-    "JSONLOutput",
-    "Logger",
-    "Output",
-    "Summary",
-    "TensorBoardOutput",
-    "TerminalOutput",
-    "WandBOutput",
-    "add_episode",
-    "format_number",
-    "is_logged",
-]
-
+from dreamerv2.common.outputs.services import Output as Output
+from dreamerv2.common.outputs.services import Summary as Summary
+from dreamerv2.common.outputs.services import TensorBoardOutput as TensorBoardOutput
+from dreamerv2.common.outputs.services import WandBOutput as WandBOutput
 
 VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
@@ -81,14 +64,15 @@ class Logger:
         """
         for name, value in mapping.items():
             name = f"{prefix}_{name}" if prefix else name
-            kind = (self.scalar, None, self.image, self.image, self.video, self.video)
+            image, video = self.image, self.video
+            kinds = {0: self.scalar, 2: image, 3: image, 4: video, 5: video}
             shape = tuple(np.shape(value))
-            if len(shape) >= len(kind) or kind[len(shape)] is None:
+            if len(shape) not in kinds:
                 raise ValueError(
                     f"Metric {name!r} has shape {shape}, which is neither a "
                     "scalar nor an image nor a video."
                 )
-            kind[len(shape)](name, value)
+            kinds[len(shape)](name, value)
 
     def scalar(self, name: str, value: Any) -> None:
         """Add a number; several of one name are averaged when they are written.

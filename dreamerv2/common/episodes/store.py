@@ -10,8 +10,7 @@ from dreamerv2.common.episodes.episode import Episode, difference, signature
 from dreamerv2.common.episodes.files import Arrays, EpisodeFiles, steps_in
 from dreamerv2.common.episodes.index import Signature
 from dreamerv2.common.episodes.npz import EpisodeDamagedError, EpisodeLostError, Reader
-from dreamerv2.common.episodes.played_again import Ahead
-from dreamerv2.common.episodes.retention import DiskLimit, Recent
+from dreamerv2.common.episodes.retention import DiskLimit, HeldBack, Recent
 from dreamerv2.common.errors import UsageError
 
 
@@ -46,7 +45,7 @@ class Store:
         self._minlen = minlen
         self._mapped = mapped
         self._limit = DiskLimit(self.directory, disk_capacity, self._remove_oldest)
-        self._ahead = Ahead(self._files.load)
+        self._held_back = HeldBack(self._files.load)
         # Whatever somebody may be about to read from a file.
         self._in_use: weakref.WeakValueDictionary[str, Episode]
         self._in_use = weakref.WeakValueDictionary()
@@ -75,7 +74,7 @@ class Store:
         UsageError if it cannot be written.
         """
         arrays = episode.trimmed()
-        name = self._ahead.take(arrays) if self._ahead else None
+        name = self._held_back.take(arrays) if self._held_back else None
         self._report_aside()
         if name is None:
             self._release()
@@ -122,7 +121,7 @@ class Store:
         names = self._load(newest)
         ahead = [name for name in self._files.scan() if name > newest]
         ahead = [n for n in ahead if steps_in(n) >= self._minlen and n not in self._bad]
-        self._ahead.hold(ahead, self.directory)
+        self._held_back.hold(ahead, self.directory)
         self._limit.start(names)
         self._report_aside()
 
@@ -161,7 +160,7 @@ class Store:
 
     def _release(self) -> None:
         """Take the episodes that were held back as they are."""
-        names = self._ahead.release()
+        names = self._held_back.release()
         for name in names:
             episode, found = self._open(name)
             if self._fits(name, episode, found):

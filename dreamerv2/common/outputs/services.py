@@ -4,15 +4,10 @@ An output is any callable that takes a list of `(step, name, value)`; `logger.py
 what the values are. If it has a `close`, that is called at the end. One of your own
 is a short class, named by its module:
 
-    class PrintReturns:                          # in my_outputs.py
+    class PrintReturns:  # in my_outputs.py, for --logger my_outputs:PrintReturns
         def __init__(self, logdir, config): ...
         def __call__(self, summaries):
-            for step, name, value in summaries:
-                if name == "eval_return":
-                    print(step, float(value))
-
-    PYTHONPATH=. python dreamerv2/train.py --logger tensorboard \\
-        my_outputs:PrintReturns ...
+            print([(s, float(x)) for s, name, x in summaries if name == "eval_return"])
 """
 
 import contextlib

@@ -17,19 +17,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from dreamerv2.common.errors import UsageError
 
 CONTRAST = (
-    "#0022ff",
-    "#ff3300",
-    "#009e3d",
-    "#9933cc",
-    "#ff9900",
-    "#00a5b5",
-    "#8c5a2b",
-    "#e0529c",
-    "#5b6b00",
-    "#555555",
-    "#70b0ff",
-    "#ffa08c",
-)
+    "#0022ff #ff3300 #009e3d #9933cc #ff9900 #00a5b5 "
+    "#8c5a2b #e0529c #5b6b00 #555555 #70b0ff #ffa08c"
+).split()
 PUBLISHED = {"dreamerv2": "DreamerV2 (published)", "reference": "reference (TF2)"}
 STAT_TITLES = {
     "gamer_median": "Gamer median",
