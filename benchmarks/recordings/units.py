@@ -136,7 +136,7 @@ def stream_norms(read: Read, names: list[str]) -> Results:
                 break
             x = read(f"{prefix}in{k}")
             norm = norm or other.StreamNorm(
-                float(momentum), float(scale), device=x.device, dtype=x.dtype
+                float(momentum), float(scale), 1e-8, device=x.device, dtype=x.dtype
             )
             yield f"{prefix}out{k}", norm(x)[0]
 
