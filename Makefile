@@ -2,6 +2,7 @@
 # make train   train; ARGS="--flag value ..." replaces the arguments
 # make test    every check; ARGS="-k name ..." goes to pytest
 # make lint    style alone
+# make test-lowest   the tests with the oldest versions that pyproject.toml allows
 # make clean   remove what tools left here, but never .venv or a run
 #
 # PYTHON=python3.11 picks the interpreter (3.10 to 3.14) for a new .venv.
@@ -16,7 +17,7 @@ CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python
 WORKS := import sys, venv, ensurepip; \
 	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 
-.PHONY: help setup train test lint clean
+.PHONY: help setup train test lint test-lowest clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -82,6 +83,21 @@ test: lint
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+
+# A second environment, by hand and for minutes: PYTHON=python3.10 is the oldest.
+LOWEST := .venv-lowest
+test-lowest:
+	@set -e; \
+	"$(or $(PYTHON),python3.10)" -m venv --clear $(LOWEST); \
+	sed -n '/^dependencies = /,/^]/p;/^classic = /,/^]/p;/^dev = /,/^]/p' pyproject.toml \
+	  | sed -n "s/^ *[\"']\([A-Za-z_.-]*\)>=\([0-9.]*\).*/\1==\2.*/p" \
+	  | grep -v pygame-ce > $(LOWEST)/requirements.txt; \
+	cat $(LOWEST)/requirements.txt; \
+	pip="$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet"; \
+	$$pip $(TORCH_ARGS) "$$(grep '^torch=' $(LOWEST)/requirements.txt)"; \
+	$$pip -r $(LOWEST)/requirements.txt; \
+	$$pip --no-deps -e .; \
+	exec $(LOWEST)/bin/python -m pytest $(value ARGS)
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -147,7 +147,7 @@ def check_script(path, words):
 def check(line):
     words = shlex.split(line, comments=True)
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
         (target,) = [word for word in words[1:] if "=" not in word]
         assert target in targets
@@ -172,7 +172,7 @@ def check(line):
         else:
             check_script(path, words[2:])
     else:
-        known = ("tensorboard", "docker", "dreamerv2-", "git", "pre-commit", "jupyter")
+        known = ("tensorboard", "docker", "dreamerv2", "git", "pre-commit", "jupyter")
         assert words[0].startswith(known), line
 
 
