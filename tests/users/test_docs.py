@@ -147,7 +147,8 @@ def check_script(path, words):
 def check(line):
     words = shlex.split(line, comments=True)
     if words[0] == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        makefile = (ROOT / "Makefile").read_text()
+        targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
         given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
         (target,) = [word for word in words[1:] if "=" not in word]
         assert target in targets
