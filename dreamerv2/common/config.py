@@ -1,6 +1,8 @@
 """Nested, immutable, typed configuration, and the presets that come with it."""
 
+import copy
 import difflib
+import functools
 import importlib.resources
 import math
 import numbers
@@ -208,7 +210,7 @@ def load_presets(path: str | os.PathLike | None = None) -> dict[str, dict[str, A
     Raises UsageError if the file cannot be read or does not hold mappings.
     """
     if path is None:
-        path = importlib.resources.files("dreamerv2") / "configs.yaml"
+        return copy.deepcopy(_own_presets())
     presets = read_yaml(path)
     for name, preset in presets.items():
         if not isinstance(preset, Mapping):
@@ -218,6 +220,11 @@ def load_presets(path: str | os.PathLike | None = None) -> dict[str, dict[str, A
     if "defaults" not in presets:
         raise UsageError(f"{path} has no preset 'defaults'; add one with all the keys.")
     return presets
+
+
+@functools.cache
+def _own_presets() -> dict[str, dict[str, Any]]:
+    return load_presets(importlib.resources.files("dreamerv2") / "configs.yaml")
 
 
 def did_you_mean(

@@ -1,6 +1,7 @@
 """The checkpoint of a run: which file, what is in it besides the parts, and reading."""
 
 import contextlib
+import functools
 import os
 import platform
 import random
@@ -155,13 +156,16 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of what a run depends on, by package."""
-    found = {"dreamerv2": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # Run from a copy of its sources.
-            found[name] = "unknown"
-    return found
+    own = {"dreamerv2": __version__, "python": platform.python_version()}
+    return {**own, **{name: _installed(name) for name in PACKAGES}}
+
+
+@functools.cache
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # Run from a copy of its sources.
+        return "unknown"
 
 
 def changed_versions(before: Mapping[str, str]) -> str:
