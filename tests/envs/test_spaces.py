@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
+from env_tools import Told, prepared
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    MultiBinary,
+    MultiDiscrete,
+    OneOf,
+    Sequence,
+    Text,
+)
 from gymnasium.spaces import Tuple as Tuples
 
 from dreamerv2.common.errors import UsageError
@@ -85,3 +95,49 @@ def test_nested_observations_get_flat_names_without_slashes():
         np.testing.assert_array_equal(shown["view_0"][..., 0], given["view"][0])
         arm = given["robot"]["arm/left"]
         np.testing.assert_array_equal(shown["robot_arm_left"], arm.ravel())
+
+
+@pytest.mark.parametrize(
+    "space, ends",
+    [
+        (Box(-2, 3, (2,), np.float32), ([-2, -2], [3, 3])),
+        (Box(-2, 3, (1,), np.float64), ([-2], [3])),
+        (Box(0, 4, (1,), np.int64), ([0], [4])),
+        (Box(0, 255, (1,), np.uint8), ([0], [255])),
+        (Box(-(2**31), 2**31 - 1, (1,), np.int32), ([-(2**31)], [2**31 - 1])),
+        (Box(-(2**63), 2**63 - 1, (1,), np.int64), ([-(2**63)], [2**63 - 1])),
+        (Box(0, 1, (2,), bool), ([False] * 2, [True] * 2)),
+        (Box(-1, 1, (), np.float32), (-1, 1)),
+        (Box(-np.inf, np.inf, (2,), np.float32), ([-1, -1], [1, 1])),
+        (Box(-3e38, 3e38, (1,), np.float32), ([-1], [1])),
+        (Box(1, 1, (1,), np.float32), ([1], [1])),
+    ],
+)
+def test_the_ends_of_an_action_are_the_bounds_of_its_box(space, ends):
+    inner = Told(action=space)
+    env = prepared(inner)
+    env.reset()
+    for end in (-1, 1):
+        env.step({"action": np.full(env.act_space["action"].shape, end, np.float32)})
+    assert [taken.dtype for taken in inner.took] == [space.dtype] * 2
+    for taken, expected in zip(inner.took, ends, strict=True):
+        assert space.contains(taken)
+        assert taken.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "space, words",
+    [
+        (Box(0, np.inf, (2,), np.float32), "bound on one side alone"),
+        (Box(-np.inf, 5, (1,), np.float32), "bound on one side alone"),
+        (Box(0, 1, (0,), np.float32), "or there are none"),
+        (OneOf([Discrete(2), Discrete(3)]), "box or discrete actions"),
+        (Sequence(Discrete(2)), "box or discrete actions"),
+        (Discrete(10000), "have 10000 combinations"),
+        (Dict({}), "box or discrete actions"),
+        (None, "but got None"),
+    ],
+)
+def test_actions_that_cannot_be_right_are_refused(space, words):
+    with pytest.raises(UsageError, match=words):
+        FlatAction(space)

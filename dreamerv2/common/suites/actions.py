@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.spaces import choices, is_box, leaf_spaces, nest
+from dreamerv2.common.suites.spaces import choices, is_box, leaf_spaces, nest, shown
 
 MOST_ACTIONS = 512  # Combinations; more are better left to the environment to reduce.
 _UNBOUNDED = 1e30  # Float bounds from here on stand for none.
@@ -33,14 +33,14 @@ class FlatAction:
         known = all(is_box(leaf) or choices(leaf) for leaf in self._leaves)
         if not self._leaves or not known:
             raise UsageError(
-                f"Expected box or discrete actions, but got {space}: wrap the "
+                f"Expected box or discrete actions, but got {shown(space)}: wrap the "
                 "environment so that its actions are of one of these kinds."
             )
         if self._boxes and self._sizes:
             raise UsageError(
-                f"The actions {space} mix boxes and discrete ones, but the agent has "
-                "actions of one kind: wrap the environment so that they are all boxes "
-                "or all discrete."
+                f"The actions {shown(space)} mix boxes and discrete ones, but the "
+                "agent has actions of one kind: wrap the environment so that they are "
+                "all boxes or all discrete."
             )
         self.space: Box | Discrete = self._box() if self._boxes else self._discrete()
 
@@ -60,9 +60,9 @@ class FlatAction:
         total = int(np.prod(self._sizes, dtype=np.float64).clip(max=2**53))
         if total > MOST_ACTIONS:
             raise UsageError(
-                f"The actions {self._nested} have {total} combinations, but at most "
-                f"{MOST_ACTIONS} can be told apart: wrap the environment so that it "
-                "has fewer."
+                f"The actions {shown(self._nested)} have {total} combinations, but at "
+                f"most {MOST_ACTIONS} can be told apart: wrap the environment so that "
+                "it has fewer."
             )
         return Discrete(total)
 
@@ -79,9 +79,9 @@ class FlatAction:
         high = np.where(floats & (high >= _UNBOUNDED), np.inf, high)
         if not low.size or (np.isfinite(low) != np.isfinite(high)).any():
             raise UsageError(
-                f"The actions {self._nested} have a bound on one side alone, or none "
-                "at all to choose: wrap the environment so that each is bounded on "
-                "both sides, as by gymnasium.wrappers.RescaleAction, or on none."
+                f"The actions {shown(self._nested)} have a bound on one side alone, or "
+                "there are none: wrap the environment so that each is bounded on both "
+                "sides, or on none."
             )
         return Box(low, high, dtype=np.float64)
 

@@ -15,6 +15,7 @@ from dreamerv2.common.suites.actions import FlatAction
 from dreamerv2.common.suites.checks import read_flag, read_reward, refuse_many
 from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.observations import FlatObservation
+from dreamerv2.common.suites.spaces import parts_of
 
 
 class GymWrapper:
@@ -117,11 +118,11 @@ class GymWrapper:
         """Check that this is (obs, info), not an observation that is a tuple."""
         if not (isinstance(result, tuple) and len(result) == 2):
             return False
-        parts = getattr(self._env.observation_space, "spaces", ())
-        paired = isinstance(parts, tuple | list) and len(parts) == 2
-        if paired and self._env.observation_space.contains(result):
-            return False
-        return result[1] is None or isinstance(result[1], Mapping)
+        obs, info = result
+        parts = parts_of(self._env.observation_space) or []
+        if [key for key, _ in parts] == [0, 1] and parts_of(parts[1][1]) is not None:
+            return isinstance(obs, tuple)
+        return info is None or isinstance(info, Mapping)
 
 
 def _layers(env: Any) -> Iterator[Any]:

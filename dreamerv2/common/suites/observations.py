@@ -18,6 +18,7 @@ from dreamerv2.common.suites.spaces import (
     is_box,
     leaf_spaces,
     parts_of,
+    shown,
 )
 
 MOST_CHOICES = 2**16  # Numbers of a one-hot vector.
@@ -62,7 +63,8 @@ class FlatObservation:
         if not self.spaces:
             raise UsageError(
                 "Expected a box, discrete values, or dicts and tuples of these, but "
-                f"the observations are {space}: wrap the environment so that they are."
+                f"the observations are {shown(space)}: wrap the environment so that "
+                "they are."
             )
 
     def __call__(self, obs: Any) -> dict[str, np.ndarray]:
@@ -122,13 +124,13 @@ def _numbers(name: str, value: Any, leaf: Any) -> np.ndarray:
 
 def wrong(name: str, found: str, space: Any) -> UsageError:
     """Return the sentence for an observation that is not what its space says."""
-    shown = space
+    said = shown(space)
     if is_box(space):
         low, high = bounds(space)
-        shown = f"{space.dtype} of shape {space.shape} in [{low:g}, {high:g}]"
+        said = f"{space.dtype} of shape {space.shape} in [{low:g}, {high:g}]"
     return UsageError(
         f"The environment's observation {name!r} {found}, but its space says "
-        f"{shown}: give what the space says, or correct the space."
+        f"{said}: give what the space says, or correct the space."
     )
 
 
@@ -150,7 +152,7 @@ def _flat(name: str, leaf: Any) -> tuple[Box, Convert] | None:
     def convert(value: np.ndarray) -> np.ndarray:
         index = np.ravel(value).astype(np.int64) - start
         if (index < 0).any() or (index >= counts).any():
-            raise wrong(name, f"is {value}", leaf)
+            raise wrong(name, f"is {shown(value)}", leaf)
         if binary:
             return index
         result = np.zeros(size, np.float32)

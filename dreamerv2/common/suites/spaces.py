@@ -41,6 +41,12 @@ def nest(space: Any, values: Iterator[Any]) -> Any:
     return nested if named else tuple(nested.values())
 
 
+def shown(space: Any) -> str:
+    """Describe a space in one line, for a message."""
+    text = " ".join(str(space).split())
+    return text if len(text) < 200 else f"{text[:200]} ..."
+
+
 def is_box(space: Any) -> bool:
     """Check that a space has bounds."""
     return hasattr(space, "low") and hasattr(space, "high")
