@@ -12,6 +12,7 @@ keys. Without a screen, a script of keys plays:
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("dreamerv2-play", __doc__, argv, OPTIONS, _make)
 
 
-def _make(options: Config, rest: list[str]) -> tuple[DreamPlayer, str]:
+def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
     logdir, others = _split_logdir(rest)
     exported = find_agent(logdir or choose_shipped())
     if exported is None:

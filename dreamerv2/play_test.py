@@ -10,6 +10,7 @@ lists the keys.
 
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("dreamerv2-play-test", __doc__, argv, OPTIONS, _make)
 
 
-def _make(options: Config, rest: list[str]) -> tuple["EnvPlayer", str]:
+def _make(options: Namespace, rest: list[str]) -> tuple["EnvPlayer", str]:
     if options.env:
         rest += ["--task", task_of(options.env)]
     config = run_config(rest)
-    player = make_player(config, options.folder, options.scale)
+    player = make_player(config, options.save, options.scale)
     return player, f"Playing {config.task}"
 
 

@@ -136,7 +136,7 @@ def test_an_agent_of_another_shape_is_one_sentence(logdir, flags):
     argv = ["--logdir", logdir, "--headless", "--task", "toy_catch", *flags.split()]
     sentence = refusal(play, *argv)
     assert "is of another shape than this configuration" in sentence
-    assert "leave out --configs" in sentence
+    assert "change none of the settings of its config.yaml" in sentence
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,8 @@ def test_an_agent_of_another_shape_is_one_sentence(logdir, flags):
         ("--record x.avi", "unknown ending"),
         ("--scale 0", "--scale 1 to 20"),
         ("--steps -1", "--steps must be 0"),
-        ("--keys", "Flag --keys has no value"),
+        ("--keys", "Argument --keys: expected at least one argument"),
+        ("--scale big", "Argument --scale: invalid int value: 'big'"),
         ("--recrod x.gif", "Unknown flag '--recrod'"),
         ("--episode /no/such.npz", "Cannot read the recording"),
         ("--task toy_catsh", "did you mean toy_catch?"),
