@@ -50,7 +50,12 @@ from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every, Until
 from dreamerv2.running.background import BackgroundUpdates, Updates
 from dreamerv2.running.environments import Environments, MakeEnv, Restarts
-from dreamerv2.running.loading import load_weights, refuse_other_spaces, shapes_of_run
+from dreamerv2.running.loading import (
+    load_weights,
+    refuse_other_spaces,
+    refuse_unlike,
+    shapes_of_run,
+)
 from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.reference import parameters
 from dreamerv2.running.runstate import Moment, RunState, World
@@ -221,6 +226,7 @@ class Run:
             self.spaces = self.recordings.spaces
         else:
             env = self.train_envs.envs[0]
+            refuse_unlike([*self.train_envs.envs, *self.eval_envs.envs])
             refuse_other_spaces(self.logdir, shapes_of_run(self.logdir), env)
             self.spaces = env.obs_space, env.act_space
         check_videos(config, self.spaces[0])

@@ -81,6 +81,19 @@ def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> N
         )
 
 
+def refuse_unlike(envs: Sequence[Env]) -> None:
+    """Raise UsageError if the environments of a run have not all the same spaces."""
+    shapes = [shapes_of(env.obs_space, env.act_space) for env in envs]
+    discrete = [hasattr(env.act_space["action"], "n") for env in envs]
+    for index in range(1, len(envs)):
+        if (shapes[index], discrete[index]) != (shapes[0], discrete[0]):
+            raise UsageError(
+                f"The environments of a run differ in their spaces, {shapes[0]} and "
+                f"{shapes[index]}: give environments of one kind, for training and "
+                "for evaluation."
+            )
+
+
 def shapes_of(obs_space: Mapping[str, Any], act_space: Mapping[str, Any]) -> Shapes:
     """Return the shapes of the action and of what is learned from."""
     shapes = {k: tuple(v.shape) for k, v in obs_space.items() if _is_learned(k)}

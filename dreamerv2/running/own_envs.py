@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
+
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import OWN, Env, GymWrapper, limited
 from dreamerv2.common.errors import UsageError
@@ -95,7 +97,7 @@ def prepare_env(env: Any, config: Config, seed: int) -> Env:
 
     Raises UsageError for one that is not as its spaces say, or cannot be used.
     """
-    own = hasattr(env, "obs_space")
+    own = hasattr(env, "obs_space") and not isinstance(env, gymnasium.Env)
     inner = OwnWrapper(env) if own else GymWrapper(env, seed)
     env = ActionRepeat(ResizeImage(inner, config.render_size), config.action_repeat)
     check_env(limited(env, config, seed))

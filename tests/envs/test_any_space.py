@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 from env_tools import Told, prepared
 from gymnasium import spaces
 from hypothesis import given, settings
@@ -16,6 +17,8 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.other import RandomAgent
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.suites.spaces import leaf_spaces
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*it is left out")
 
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
 

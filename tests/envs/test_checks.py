@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from env_tools import Told, prepared
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.interface import signal_spaces, with_signals
@@ -220,9 +220,12 @@ def test_a_reset_that_gives_something_else_is_refused(result):
 
 def test_an_observation_that_is_a_pair_is_told_from_observation_and_info():
     space = gymnasium.spaces.Tuple([Discrete(2), Dict({"x": Discrete(3)})])
-    env = Told(space, obs=(1, {"x": 2}))
-    env.reset = lambda seed=None: (1, {"x": 2})  # As gym did.
-    shown = prepared(env).reset()
+
+    class Alone(Told):
+        def reset(self, seed=None):
+            return super().reset(seed=seed)[0]  # As gym did.
+
+    shown = prepared(Alone(space, obs=(1, {"x": 2}))).reset()
     np.testing.assert_array_equal(shown["part_0"], [0, 1])
     np.testing.assert_array_equal(shown["part_1_x"], [0, 0, 1])
 
@@ -258,15 +261,28 @@ def test_the_check_uses_up_neither_seed_nor_state():
     np.testing.assert_array_equal(env.reset()["position"], other.reset()["position"])
 
 
-def test_what_an_environment_raises_in_the_check_is_left_to_the_run():
+def raising(error):
     class Broken(Told):
         def step(self, action):
-            raise OSError("the cable is out")
+            raise error
 
-    env = prepared(Broken())
+    return Broken()
+
+
+def test_what_may_pass_is_left_to_the_run_and_a_fault_in_the_code_is_not():
+    env = prepared(raising(OSError("the cable is out")))
     env.reset()
     with pytest.raises(OSError, match="cable"):
         env.step({"action": np.float32([1, 0])})
+    with pytest.raises(AttributeError, match="no attribute"):
+        prepared(raising(AttributeError("no attribute 'x'")))
+
+
+def test_what_is_no_number_is_left_out_with_a_word():
+    space = Dict({"a": Box(-1, 1, (2,)), "mission": Text(5)})
+    with pytest.warns(UserWarning, match=r"'mission', Text\(1, 5.*it is left out"):
+        shown = prepared(Told(space)).reset()
+    assert {*shown} == {"a", *signal_spaces()}
 
 
 # --- What is no single environment ----------------------------------------------------

@@ -91,6 +91,14 @@ def test_environments_elsewhere_are_copies_of_one(tmp_path):
     assert len(episodes(tmp_path / "train_episodes")) >= 2
 
 
+@pytest.mark.parametrize("other", [Told(Box(-9, 9, (3,))), Told(action=Discrete(3))])
+def test_environments_of_one_run_are_of_one_kind(tmp_path, other):
+    with pytest.raises(dv2.UsageError, match="differ in their spaces"):
+        dv2.train([Told(), other], config(tmp_path))
+    with pytest.raises(dv2.UsageError, match="differ in their spaces"):
+        dv2.train(Told, config(tmp_path), eval_env=Told(Box(-9, 9, (3,))))
+
+
 @pytest.mark.parametrize("env", [None, [], "CartPole-v1", lambda: "CartPole-v1", 3])
 def test_what_is_no_environment_is_refused(tmp_path, env):
     with pytest.raises(dv2.UsageError, match="Expected an environment|is empty"):

@@ -13,6 +13,9 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.interface import Action, Env, Obs, state_of
 from dreamerv2.common.suites.observations import wrong
 
+# Of an environment that cannot work, however often it is tried.
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
+_FAULTS += (NotImplementedError, TypeError)
 _UNSCALED = 16  # An image without bounds should stay within this.
 
 
@@ -20,10 +23,11 @@ def check_env(env: Env, steps: int = 4) -> None:
     """Try a reset and a few steps, and check them against the spaces.
 
     An environment that can be saved is left as it was; others begin anew with their
-    next reset. What an environment raises by itself is left to the run, which meets it
-    again and knows what to do. Numbers beyond the bounds of a vector are a warning.
+    next reset. Numbers beyond the bounds of a vector are a warning. What may pass, as a
+    lost connection, is left to the run, which meets it again and restarts.
 
-    Raises UsageError for all else that is not as the spaces say.
+    Raises UsageError for all else that is not as the spaces say, and what an
+    environment raises for a fault in its code.
     """
     before, space = state_of(env), env.act_space["action"]
     obs: Obs = {"is_last": True}
@@ -33,7 +37,7 @@ def check_env(env: Env, steps: int = 4) -> None:
             for key, value in obs.items():
                 if key in env.obs_space and not key.startswith("log_"):
                     _check_range(key, np.asarray(value), env.obs_space[key])
-    except UsageError:
+    except (UsageError, *_FAULTS):
         raise
     except Exception:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from dreamerv2.common.suites.spaces import (
 
 MOST_CHOICES = 2**16  # Numbers of a one-hot vector.
 
-Convert = Callable[[np.ndarray], np.ndarray]
+Convert = Callable[[str, np.ndarray], np.ndarray]
 
 
 class FlatObservation:
@@ -51,6 +52,11 @@ class FlatObservation:
             if path and isinstance(path[0], int):
                 name = f"part_{name}"
             if (made := _flat(name or "observation", leaf)) is None:
+                warnings.warn(
+                    f"The observation {name!r}, {shown(leaf)}, holds neither numbers "
+                    "nor choices, so it is left out.",
+                    stacklevel=3,
+                )
                 continue
             box, convert = made
             name = name or ("image" if len(box.shape) == 3 else "vector")
@@ -74,7 +80,7 @@ class FlatObservation:
         result = {}
         for name, (path, leaf, convert) in self._parts.items():
             value = _numbers(name, _at(obs, path), leaf)
-            result[name] = np.array(convert(value), self.spaces[name].dtype)
+            result[name] = np.array(convert(name, value), self.spaces[name].dtype)
         self._begun = True
         return result
 
@@ -149,7 +155,7 @@ def _flat(name: str, leaf: Any) -> tuple[Box, Convert] | None:
     binary = bool(leaf.shape) and not hasattr(leaf, "nvec")
     places = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
 
-    def convert(value: np.ndarray) -> np.ndarray:
+    def convert(name: str, value: np.ndarray) -> np.ndarray:
         index = np.ravel(value).astype(np.int64) - start
         if (index < 0).any() or (index >= counts).any():
             raise wrong(name, f"is {shown(value)}", leaf)
@@ -182,7 +188,7 @@ def _flat_box(name: str, leaf: Any) -> tuple[Box, Convert] | None:
         for x in _ends(leaf)
     )
 
-    def convert(value: np.ndarray) -> np.ndarray:
+    def convert(name: str, value: np.ndarray) -> np.ndarray:
         if value.dtype not in (stored, bool):
             ends = value.min(), value.max()
             if np.isfinite(ends).all() and not least <= ends[0] <= ends[1] <= most:
