@@ -84,10 +84,10 @@ def versions() -> dict[str, str]:
     """What a checkpoint says of versions, and those of CUDA and of a clone."""
     import torch  # As above.
 
-    from dreamerv2.running import saves
+    from dreamerv2.running.checkpoint import versions
 
     more = {"cuda": torch.version.cuda, "commit": _commit()}
-    return {**saves.versions(), **{k: v for k, v in more.items() if v}}
+    return {**versions(), **{k: v for k, v in more.items() if v}}
 
 
 def _commit() -> str:

@@ -105,10 +105,9 @@ def measure(config: Config, updates: int, warmup: int, rows: int = 0) -> dict[st
     if agent.device.type == "cpu":
         keep_freed_memory()  # As train.py does.
     batch = agent.to_tensors(random_batch(config, *spaces))
-    state = None
     begin = time.perf_counter()
     for _ in range(warmup):
-        state, _ = agent.train(batch, state)
+        agent.train(batch)
     wait(agent.device)
     warmup = time.perf_counter() - begin
     matrices = make_products(agent.device, agent.precision.compute)
@@ -117,7 +116,7 @@ def measure(config: Config, updates: int, warmup: int, rows: int = 0) -> dict[st
         rates.append(product_rate(matrices))
         reset_peak(agent.device)
         begin = time.perf_counter()
-        state, _ = agent.train(batch, state)
+        agent.train(batch)
         wait(agent.device)
         seconds.append(time.perf_counter() - begin)
         peaks.append(peak_memory(agent.device))
@@ -129,9 +128,9 @@ def measure(config: Config, updates: int, warmup: int, rows: int = 0) -> dict[st
         "compute_dtype": str(agent.precision.compute).removeprefix("torch."),
         "compiled": bool(config.jit),
         "peak_memory_bytes": max(peaks),
-        **trace(agent, batch, state, rows),
+        **trace(agent, batch, rows),
     }
-    del agent, state  # Counting takes an agent of its own, and memory for it.
+    del agent  # Counting takes an agent of its own, and memory for it.
     flops = count_flops(config, spaces, batch)
     return {
         **found,
@@ -188,7 +187,7 @@ def count_flops(config: Config, spaces: tuple[dict, dict], batch: Any) -> int:
     """FLOPs of the matrix products and convolutions in an update, run eagerly."""
     agent = Agent(config.update(jit=False), *spaces, Counter())
     with FlopCounterMode(display=False) as counter:
-        agent.train(batch, None)
+        agent.train(batch)
     return counter.get_total_flops()
 
 
@@ -219,7 +218,7 @@ def product_rate(matrices: Sequence[Tensor]) -> float:
     return best
 
 
-def trace(agent: Agent, batch: Any, state: Any, rows: int) -> dict[str, Any]:
+def trace(agent: Agent, batch: Any, rows: int) -> dict[str, Any]:
     """What one more update is made of: kernels on a GPU, and what costs the most."""
     cuda = agent.device.type == "cuda"
     if not (cuda or rows):
@@ -227,7 +226,7 @@ def trace(agent: Agent, batch: Any, state: Any, rows: int) -> dict[str, Any]:
     kinds = torch.profiler.ProfilerActivity
     activities = [kinds.CPU, kinds.CUDA] if cuda else [kinds.CPU]
     with torch.profiler.profile(activities=activities) as profile:
-        agent.train(batch, state)
+        agent.train(batch)
         wait(agent.device)
     found = {}
     if cuda:  # Not run without a GPU.

@@ -42,14 +42,29 @@ class Agent(torchutils.Module):
       obs_space, act_space: dicts of spaces; keys that begin with ``log_`` are left
         out.
       step: the shared count of policy steps, for schedules.
+      learns: False makes no optimizers, for an agent that only acts and dreams.
+
+    Attributes:
+      noise, eval_noise: draw what networks need, in training and in evaluations and
+        reports, which so change nothing in training.
+      carried: the last posterior (B, ...) of the batch before, where the next one
+        begins; None for zeros.
 
     Raises UsageError where config and spaces do not fit.
     """
 
-    parts = ("wm", "task_behavior", "expl_behavior", "noise")
+    parts = ("wm", "task_behavior", "expl_behavior", "noise", "eval_noise")
 
-    def __init__(self, config: Config, obs_space: Data, act_space: Data, step: Counter):
+    def __init__(
+        self,
+        config: Config,
+        obs_space: Data,
+        act_space: Data,
+        step: Counter,
+        learns: bool = True,
+    ):
         self.config = config
+        self.spaces = obs_space, act_space
         self.device = torchutils.resolve_device(config.device)
         if self.device.type == "cuda" and self.device.index is not None:
             # What names no GPU means this one, rather than the first.
@@ -60,13 +75,15 @@ class Agent(torchutils.Module):
         self._step = torch.zeros(
             (), dtype=self.precision.param, device=self.device
         )  # Policy steps, on the device.
+        self.carried: dict[str, Tensor] | None = None
         space = act_space["action"]
         self.discrete = bool(getattr(space, "discrete", False))
         config = config.update(resolve_auto(config, self.discrete))
         obs_space = {k: v for k, v in obs_space.items() if not _is_log(k)}
         self.noise = Noise(derive_seed(config.seed, "train_noise"), self.device)
+        self.eval_noise = Noise(derive_seed(config.seed, "eval_noise"), self.device)
         init = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
-        build = Builder(self.device, self.precision, init, config.jit)
+        build = Builder(self.device, self.precision, init, config.jit, learns)
         size = space.shape[0]
         self.wm = WorldModel(config, obs_space, size, build)
 
@@ -105,7 +122,8 @@ class Agent(torchutils.Module):
             count = len(obs["is_first"])
             latent = self.wm.rssm.initial(count)
             state = latent, latent["deter"].new_zeros(count, self.wm.action_size)
-        state = self._choose((_unlogged(obs), state), self.noise, mode)
+        noise = self.eval_noise if mode == "eval" else self.noise
+        state = self._choose((_unlogged(obs), state), noise, mode)
         return {"action": state[1].float().cpu().numpy()}, state
 
     def _act(self, inputs: tuple, noise: NoiseFn, mode: str) -> tuple[dict, Tensor]:
@@ -131,22 +149,66 @@ class Agent(torchutils.Module):
             amount = config.eval_noise if mode == "eval" else config.expl_noise
             return latent, action_noise(action, amount, self.discrete, noise)
 
-    def train(self, data: Data, state: dict | None = None) -> tuple[dict, Metrics]:
-        """One update of everything on a batch of sequences.
+    def train(self, data: Data) -> Metrics:
+        """Update everything once on a batch of sequences.
 
         Args:
           data: arrays or tensors (B, T, ...): the observations' keys, ``action``
             (the one that led to the observation), ``reward``, ``is_first``,
             ``is_terminal``.
-          state: the last posterior of the batch before; None for zeros.
 
-        Returns the last posterior (B, ...), detached, and the metrics, 0-d tensors
-        on the device: nothing here waits for it.
+        Returns the metrics, 0-d tensors on the device: nothing here waits for it.
         """
         self._step.fill_(int(self._counter))
-        if state is None:
-            state = self.wm.rssm.initial(len(data["is_first"]))
-        return self._update((_unlogged(data), state), self.noise)
+        count = len(data["is_first"])
+        if self.carried is None or len(self.carried["stoch"]) != count:
+            self.carried = self.wm.rssm.initial(count)
+        inputs = _unlogged(data), self.carried
+        self.carried, metrics = self._update(inputs, self.noise)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all parts and what is carried to the next batch."""
+        return {**super().state_dict(), "carried": self.carried or {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what state_dict returned.
+
+        Random numbers of another kind of device begin anew, with a sentence.
+        """
+        state = {**state}
+        carried = state.pop("carried") or None
+        own = self.noise.state_dict()["generator"]
+        if state["noise"]["generator"].shape != own.shape:
+            print(
+                "The networks' random numbers start anew, since the checkpoint is of "
+                "another kind of device."
+            )
+            state["noise"] = self.noise.state_dict()
+            state["eval_noise"] = self.eval_noise.state_dict()
+        super().load_state_dict(state)
+        self.carried = carried
+
+    def acting_copy(self, step: Counter) -> "Agent":
+        """Make an agent that acts beside this one: with the networks behind `policy`
+        alone, which have other weights until they are copied, and noise of its own."""
+        copy = Agent(self.config, *self.spaces, step, learns=False)
+        copy.noise = Noise(derive_seed(self.config.seed, "acting_noise"), self.device)
+        behaviors = [copy.task_behavior]
+        unused = [copy.wm.heads]
+        if isinstance(copy.expl_behavior, expl.Seeker):
+            behaviors.append(copy.expl_behavior.ac)
+            unused.append(copy.expl_behavior.predictors)
+        for behavior in behaviors:
+            unused += [behavior.critic, behavior.slow]
+        for network in unused:
+            network.to("meta")  # Frees its memory.
+        return copy
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device.type == "cuda":  # Not run without a GPU.
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _learn(self, inputs: tuple, noise: NoiseFn) -> tuple[dict, Metrics]:
         """The batch and the state before it, on the device -> what train returns."""
@@ -171,7 +233,7 @@ class Agent(torchutils.Module):
     def report(self, data: Data) -> dict[str, np.ndarray]:
         """Open-loop videos of every image key: ``openl_KEY`` (T, 3*H, 6*W, C)."""
         data = self.to_device(data)
-        noise = scoped(self.noise, "report")
+        noise = scoped(self.eval_noise, "report")
         with self.precision.context():
             return {
                 f"openl_{key}": self.wm.video_pred(data, key, noise).cpu().numpy()
@@ -186,7 +248,7 @@ class Agent(torchutils.Module):
         the model has seen the first 5 steps.
         """
         data = self.to_device(data)
-        noise = scoped(self.noise, "report")
+        noise = scoped(self.eval_noise, "report")
         with self.precision.context():
             pairs = {
                 key: self.wm.open_loop(data, key, noise)

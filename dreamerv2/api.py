@@ -38,7 +38,7 @@ from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.own_envs import OwnEnvs, is_maker, prepare_env
 from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
-from dreamerv2.train import Run
+from dreamerv2.train import Trainer
 
 __all__ = [
     "Player",
@@ -127,7 +127,8 @@ def train(
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(stop)
         try:
-            Run(config, logdir, stop, stack, envs, envs.evaluates, outputs).train()
+            args = config, logdir, stop, stack, envs, envs.evaluates, outputs
+            Trainer(*args).run()
         except Stopped as stopped:
             print(f"{stopped} The same program {goes_on(logdir.path)}")
             raise SystemExit(stopped.code) from None
@@ -154,7 +155,7 @@ def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
     else:
         env = prepare_env(env() if is_maker(env) else env, config, seed)
     refuse_other_spaces(trained.name, trained.shapes, env)
-    agent = Agent(config, env.obs_space, env.act_space, Counter())
+    agent = Agent(config, env.obs_space, env.act_space, Counter(), learns=False)
     trained.restore(agent)
     return Player(agent, env)
 

@@ -99,10 +99,11 @@ class Seeker(torchutils.Module, ABC):
     """A behaviour with predictors, and an actor-critic of its own that learns, in
     dreams, to seek what they find interesting.
 
-    A subclass sets ``opt``, the predictors' optimizer, and ``ac``.
+    A subclass sets ``predictors``, ``opt``, their optimizer, and ``ac``.
     """
 
-    opt: torchutils.Optimizer
+    predictors: nn.Module
+    opt: torchutils.Optimizer | None
     ac: "ActorCritic"
 
     def __init__(self, config: Config, wm: "WorldModel", build: Builder):
@@ -203,6 +204,7 @@ class Plan2Explore(Seeker):
             for _ in range(config.disag_models)
         ]
         self.heads = build(nn.ModuleList(heads))
+        self.predictors = self.heads
         self.opt = build.optimizer("expl", {"heads": self.heads}, config.expl_opt)
         self.ac = new_actor_critic()
         self.intr_rewnorm = build.stream_norm(config.expl_reward_norm)
@@ -297,7 +299,11 @@ class ModelLoss(Seeker):
         new_actor_critic: Callable[[], "ActorCritic"],
     ):
         super().__init__(config, wm, build)
+        heads = [name for name in wm.heads if name != "decoder"]
+        losses = ["kl", *wm.decoder.cnn_keys, *wm.decoder.mlp_keys, *heads]
+        check_choice("expl_model_loss", config.expl_model_loss, losses)
         self.head = build(nets.MLP(wm.feat_size, (), **config.expl_head))
+        self.predictors = self.head
         self.opt = build.optimizer("expl", {"head": self.head}, config.expl_opt)
         self.ac = new_actor_critic()
         self.rewnorm = build.stream_norm(config.expl_reward_norm)
@@ -309,9 +315,7 @@ class ModelLoss(Seeker):
     def _target(self, outs: Outputs) -> Tensor:
         """Return the chosen loss of every state of the batch, (B, T)."""
         losses = {"kl": outs["kl"], **{k: -x for k, x in outs["log_prob"].items()}}
-        name = self.config.expl_model_loss
-        check_choice("expl_model_loss", name, losses)
-        return losses[name].detach()
+        return losses[self.config.expl_model_loss].detach()
 
     def reward(self, seq: Outputs) -> tuple[Tensor, Metrics]:
         """Predict the loss (H+1, N) of an imagined sequence.

@@ -133,7 +133,7 @@ def make_player(
         source, spaces = EpisodeSource(recordings.load(path), aspect), recordings.spaces
         if exported:
             spaces, names = exported.spaces, exported.action_names
-    agent = Agent(config, *spaces, Counter())
+    agent = Agent(config, *spaces, Counter(), learns=False)
     trained.restore(agent)
     return DreamPlayer(
         Stepper(agent, derive_seed(config.seed, "play_noise")),

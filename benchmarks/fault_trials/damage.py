@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamerv2.common.config import Config
-from dreamerv2.running.checkpoint import load_checkpoint
 from dreamerv2.running.logdir import CHECKPOINT, changes
+from dreamerv2.running.statefile import load_checkpoint
 from fault_trials import judge
 from fault_trials.folders import (
     METRICS,

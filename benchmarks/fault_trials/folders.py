@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.running.checkpoint import load_checkpoint
 from dreamerv2.running.logdir import CHECKPOINT
+from dreamerv2.running.statefile import load_checkpoint
 from fault_trials.runs import REPEAT
 
 METRICS = "metrics.jsonl"

@@ -35,18 +35,17 @@ def compute(
     """
     agent = build_agent(recording, precision, device, jit)
     noise = recorded_noise(recording, agent)
-    agent.noise = noise
+    agent.noise = agent.eval_noise = noise
     reference.load_reference(agent, recording.group("params0"))
     noise.stage = "update0"
     if agent.precision.loss_scaling:
         settle_loss_scale(agent, recording.group("update0/batch"))
     tap = Tap(agent)
     results: Results = {}
-    state = None
     available = recording.count("update")
     for i in range(available if updates is None else updates):
         noise.stage = f"update{i}"
-        state, metrics = agent.train(recording.group(f"update{i}/batch"), state)
+        metrics = agent.train(recording.group(f"update{i}/batch"))
         found = tap.results()
         found.update({f"metrics/{key}": value for key, value in metrics.items()})
         found["prior/stoch"] = _sample_prior(agent, found, noise)
@@ -100,6 +99,7 @@ def settle_loss_scale(agent: Agent, batch: dict[str, np.ndarray]) -> None:
         settled = all(x > 0 for key, x in state.items() if key.endswith("good_steps"))
         for key, x in before.items():
             state[key].copy_(x)
+        agent.carried = None
 
 
 def recorded_noise(recording: Recording, agent: Agent) -> RecordedNoise:

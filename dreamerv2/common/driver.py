@@ -91,14 +91,15 @@ class Driver:
         policy: Policy,
         steps: int = 0,
         episodes: int = 0,
-        episodes_per_env: int = 0,
+        episodes_per_env: int | Sequence[int] = 0,
     ) -> None:
         """Run until at least `steps` steps and `episodes` episodes are done.
 
         Both count over all environments, which stop in mid-episode, to go on there with
         the next call. The first `episodes` episodes of several environments are the
-        shortest ones: to evaluate, call `reset()` and ask for `episodes_per_env`; then
-        each plays that many and stands still until the others have, too.
+        shortest ones: to evaluate, call `reset()` and ask for `episodes_per_env`, one
+        number or one for each; then each environment plays that many and stands still
+        until the others have, too.
         """
         if not self._envs:
             raise ValueError("This Driver has no environments to step.")
@@ -106,9 +107,12 @@ class Driver:
             raise ValueError("Give episodes_per_env alone, without steps or episodes.")
         step, finished = 0, [0] * len(self._envs)
         active = list(range(len(self._envs)))
+        shares = episodes_per_env
+        if isinstance(shares, int):
+            shares = [shares] * len(active)
         while step < steps or sum(finished) < episodes or episodes_per_env:
             if episodes_per_env:
-                active = [i for i in active if finished[i] < episodes_per_env]
+                active = [i for i in active if finished[i] < shares[i]]
                 if not active:
                     break
             self._reset_ended(active)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -248,6 +249,14 @@ class JSONLOutput:
         """Bytes in the file: what `truncate_after` goes back to."""
         return self.path.stat().st_size
 
+    def state_dict(self) -> dict[str, int]:
+        """Return how much of the file there is."""
+        return {"size": self.size}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Drop the lines that were written after state_dict."""
+        self.truncate_after(sys.maxsize, state["size"])
+
     def truncate_after(self, step: int, size: int | None = None) -> int:
         """Drop the lines of later steps, as a run resumes; return how many.
 
@@ -257,10 +266,9 @@ class JSONLOutput:
           evaluation that is made again.
         """
         content = self.path.read_bytes()
-        if size and content[size - 1 : size] == b"\n":
+        head, tail = content, b""
+        if size == 0 or size and content[size - 1 : size] == b"\n":
             head, tail = content[:size], content[size:]
-        else:
-            head, tail = content, b""
         lines = head.splitlines(keepends=True)
         steps = [_step_of(line) for line in lines]
         kept = [x for x, at in zip(lines, steps, strict=True) if at <= step]

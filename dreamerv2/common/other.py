@@ -204,24 +204,6 @@ class StreamNorm(Module):
         return inputs / (self.mag + self._eps) * self._scale
 
 
-class CarryOverState:
-    """Calls fn(data, state) -> (state, out), carrying the state to the next call."""
-
-    def __init__(self, fn: Callable):
-        self._fn = fn
-        self._state: dict[str, Tensor] | None = None
-
-    def __call__(self, data: Mapping) -> Any:
-        self._state, out = self._fn(data, self._state)
-        return out
-
-    def state_dict(self) -> dict:
-        return {"state": self._state}
-
-    def load_state_dict(self, state: Mapping) -> None:
-        self._state = state["state"]
-
-
 class RunningMeans:
     """Means of metrics over many updates, on their device.
 

@@ -125,6 +125,7 @@ class Replay:
         batch: int,
         length: int,
         transform: Callable[[Arrays], Any] | None = None,
+        ahead: bool = True,
     ) -> Dataset:
         """Endless iterator over batches (B, T, ...) of random sequences.
 
@@ -133,7 +134,8 @@ class Replay:
         """
         with self._lock:
             index = len(self._datasets)
-            dataset = Dataset(self, batch, length, [self._seed, index], transform)
+            seed = [self._seed, index]
+            dataset = Dataset(self, batch, length, seed, transform, ahead)
             self._datasets.append(weakref.ref(dataset))
             if index < len(self._dataset_states) and self._dataset_states[index]:
                 dataset.load_state_dict(self._dataset_states[index])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamerv2.common.errors import UsageError, check_choice
-from dreamerv2.running.checkpoint import match_state
+from dreamerv2.running.statefile import match_state
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -134,6 +134,8 @@ class Module:
         state = {}
         for name in self.parts:
             part = getattr(self, name)
+            if part is None:  # As the optimizers of an agent that only acts.
+                continue
             state[name] = part if isinstance(part, Tensor) else dict(part.state_dict())
         return state
 
@@ -143,10 +145,12 @@ class Module:
         Raises UsageError that lists what is missing, extra or misshapen; then
         nothing has been changed.
         """
-        own, found = named_tensors(self.state_dict()), named_tensors(state)
+        own, found = named_tensors(Module.state_dict(self)), named_tensors(state)
         match_state(own, found, type(self).__name__)
         for name in self.parts:
             part = getattr(self, name)
+            if part is None:
+                continue
             if isinstance(part, Tensor):
                 part.copy_(state[name])
             else:

@@ -1,254 +1,232 @@
-"""Checkpoints: the whole state of a run in one file, whole or not there at all.
+"""The checkpoint of a run: what is in it, and at which moments it may be written."""
 
-The file is what `torch.save` writes, holding tensors and plain containers only, so
-`torch.load(path, weights_only=True)` opens it anywhere. Arrays, bytes and huge ints
-are kept inside as tensors and strings, since nothing is ever loaded by running code.
-"""
-
+import contextlib
+import functools
 import os
-import pickle
-import zipfile
-from collections.abc import Mapping
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 
-from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import first_line, write_atomically
+from dreamerv2 import __version__
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.files import cannot_write
+from dreamerv2.running.environments import summary
+from dreamerv2.running.logdir import CHECKPOINT
+from dreamerv2.running.signals import Stopped
+from dreamerv2.running.statefile import (
+    DamagedCheckpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
-FORMAT = "dreamerv2-checkpoint"
-VERSION = 1
+PREVIOUS = "variables.prev.pt"
+DAMAGED = "variables.damaged.pt"
+PACKAGES = ("torch", "numpy", "gymnasium", "ale-py")
+LAYOUT = 2  # Of the parts; dreamerv2 0.1.0 wrote 1, without saying so.
 
-
-class DamagedCheckpoint(UsageError):
-    """The file is one of ours, as far as one can tell, and not what was written."""
-
-
-class Misfit(UsageError):
-    """A state has other names or shapes than are needed; `found` lists them."""
-
-    def __init__(self, where: str, found: str):
-        super().__init__(
-            f"{where} does not fit this configuration, with {found}: use the config "
-            "that it was saved with, or another --logdir."
-        )
-        self.where, self.found = where, found
-
-
-_NUMPY, _BYTES, _INT = "__numpy__", "__bytes__", "__int__"
-_MARKERS = (_NUMPY, _BYTES, _INT)
-_NUMPY_KINDS = "biufcSUmM"
-_LONG_INT = 1024  # bits; torch's safe loader stops at 2040
+# What a part may raise for a state that is not built as it should be. A RuntimeError
+# is none of these, since a full GPU raises one, too.
+MISFITS = (LookupError, TypeError, ValueError)
 
 
-def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
-    """Write a nested state to `path`, in one atomic step.
+class Part(Protocol):
+    """A part of a run that has a state."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Checkpoint:
+    """The parts of a run that have a state, and the file that keeps it.
+
+        checkpoint = Checkpoint(folder, device, step)
+        checkpoint.add(step=step, agent=agent)  # They go on from the file, if any.
+        checkpoint.save()
+
+    The file is replaced in one step once the new one is whole. The one before stays,
+    for the day on which a disk returns other bytes than were written.
 
     Args:
-      path: The file; a folder that is missing is made.
-      state: dicts (keys str or int), lists and tuples of tensors, numpy arrays and
-        scalars, bytes, str, int, float, bool and None. Tensors are stored without
-        their gradient and may be on any device.
+      folder: the logdir.
+      device: where tensors are loaded to.
+      step: the count of policy steps, which tells what has been saved.
 
-    Raises:
-      TypeError: The state holds something else; the message says where.
-      UsageError: The disk is full or the folder cannot be written to. The file
-        that was there before is untouched.
+    Attributes:
+      resumed: whether there is a checkpoint to go on from.
+      versions_changed: packages that had other versions, as text; or empty.
+
+    Raises UsageError for a file that cannot be read or is of an old version. Changes
+    no file before `save`.
     """
-    content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
-    write_atomically(path, lambda file: torch.save(content, file))
+
+    def __init__(self, folder: Path, device: torch.device, step: Counter):
+        self.path = folder / CHECKPOINT
+        self._previous = folder / PREVIOUS
+        self._step = step
+        self._parts: dict[str, Part] = {}
+        self._damaged = False
+        self._loaded = self._read(device)
+        self.resumed = bool(self._loaded)
+        self.versions_changed = changed_versions(self._loaded.get("versions", {}))
+        self._saved_step = self._loaded.get("step", {}).get("value")
+        self._whole_step: int | None = None
+
+    @property
+    def step(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        return self._saved_step or 0
+
+    def add(self, **parts: Part) -> None:
+        """Register parts by name, and take them back to the file's states, if any.
+
+        Raises UsageError for a state that is missing or does not fit.
+        """
+        for name, part in parts.items():
+            self._parts[name] = part
+            if not self.resumed:
+                continue
+            try:
+                state = self._loaded.pop(name)
+                if not isinstance(state, dict):
+                    raise TypeError(f"it is a {type(state).__name__}, not a dict")
+                part.load_state_dict(state)
+            except MISFITS as error:
+                raise UsageError(
+                    f"The part '{name}' of the checkpoint {self.path} does not fit "
+                    f"this version of the program ({summary(error)}): move it away to "
+                    "start anew from the episodes."
+                ) from error
+
+    def save(self) -> None:
+        """Write the states of all parts, and versions.
+
+        Raises UsageError if that is not possible, and what a part raises that is not
+        fit to be saved; the checkpoint that was there is kept.
+        """
+        self._whole_step = None
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        state |= {"layout": LAYOUT, "versions": versions()}
+        self._set_aside() if self._damaged else self._keep_previous()
+        save_checkpoint(self.path, state)
+        self._damaged = False
+        self._saved_step = self._whole_step = int(self._step)
+
+    def whole(self) -> None:
+        """Say that all parts belong together: until the step count goes on."""
+        self._whole_step = int(self._step)
+
+    @contextlib.contextmanager
+    def saved_at_last(self) -> Iterator[None]:
+        """Save before an exception leaves, if all parts belong together.
+
+        They do between two steps, and while the environments make one (then these begin
+        new episodes). In the middle of an update, a write or a save nothing belongs
+        together. Nor does anything in an evaluation, before which all was saved.
+        """
+        try:
+            yield
+        except Stopped:
+            if self._worth_saving:
+                self.save()
+            raise
+        except Exception:
+            if self._worth_saving:
+                self._try_to_save()
+            else:
+                print(f"Stopped in the middle of something, so {self._kept}.")
+            raise
+
+    @property
+    def _worth_saving(self) -> bool:
+        return self._whole_step == int(self._step) != self._saved_step
+
+    @property
+    def _kept(self) -> str:
+        if self._saved_step is None:
+            return "there is no checkpoint, but all finished episodes are kept"
+        return f"the checkpoint of step {self._saved_step} is kept"
+
+    def _try_to_save(self) -> None:
+        try:
+            self.save()
+            print(f"Saved at step {int(self._step)}.", flush=True)
+        except (UsageError, RunFailed) as error:
+            print(f"Could not save ({summary(error)}), so {self._kept}.", flush=True)
+
+    def _read(self, device: torch.device) -> dict[str, Any]:
+        """Read the newest file that is whole; empty if there is none."""
+        if not self.path.exists():
+            return {}  # Who moved it away wants to start anew.
+        try:
+            loaded = load_checkpoint(self.path, device)
+        except DamagedCheckpoint as error:
+            try:
+                loaded = load_checkpoint(self._previous, device)
+            except UsageError:
+                raise error from None
+            self._damaged = True
+            print(
+                f"The checkpoint {self.path} cannot be loaded because {error.reason}, "
+                f"so it is kept as {DAMAGED} and the run goes on from the one before, "
+                f"{PREVIOUS}.",
+                flush=True,
+            )
+        if not isinstance(loaded, dict) or loaded.get("layout") != LAYOUT:
+            raise _other_layout(self.path, loaded)
+        return loaded
+
+    def _keep_previous(self) -> None:
+        """Give the newest a second name, so that there always is one of the first."""
+        temporary = self._previous.with_name(f".{PREVIOUS}.tmp")
+        # A file system may have no links; the newest is safe all the same.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            if self.path.exists():
+                os.link(self.path, temporary)
+                os.replace(temporary, self._previous)
+
+    def _set_aside(self) -> None:
+        """Copy the damaged one, which stays until the next one takes its place."""
+        copy = self.path.with_name(DAMAGED)
+        try:
+            shutil.copyfile(self.path, copy)
+        except OSError as error:
+            raise cannot_write(copy, error) from error
 
 
-def load_checkpoint(
-    path: str | os.PathLike, map_location: str | torch.device = "cpu"
-) -> Any:
-    """Read what `save_checkpoint` wrote, checking every byte and running no code.
+def _other_layout(path: Path, loaded: Any) -> UsageError:
+    found = loaded.get("versions") if isinstance(loaded, dict) else None
+    wrote = found.get("dreamerv2") if isinstance(found, dict) else None
+    return UsageError(
+        f"The checkpoint {path} was written by version {wrote or 'unknown'} of "
+        f"dreamerv2, and {__version__} cannot go on from it: go on with that version, "
+        f"or start another --logdir from its networks by --load {path.parent}."
+    )
 
-    Tensors come back as tensors on `map_location`, arrays as arrays of their dtype,
-    tuples as tuples, lists as lists; ints and floats are exact.
 
-    Raises:
-      UsageError: The file is missing, unreadable, not ours, or, as its subclass
-        DamagedCheckpoint, damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(
-            f"There is no checkpoint at {path}: name the folder of a run that saved."
-        )
+def versions() -> dict[str, str]:
+    """Return the versions of what a run depends on, by package."""
+    own = {"dreamerv2": __version__, "python": platform.python_version()}
+    return {**own, **{name: _installed(name) for name in PACKAGES}}
+
+
+@functools.cache
+def _installed(package: str) -> str:
     try:
-        with path.open("rb") as file:
-            _check_whole(file)
-            file.seek(0)
-            content = torch.load(file, map_location=map_location, weights_only=True)
-        _check_ours(content)
-        return _decode(content["state"])
-    except (MemoryError, PermissionError, torch.OutOfMemoryError) as error:
-        raise UsageError(
-            f"Cannot read the checkpoint {path} ({first_line(error)}): "
-            "free memory or allow reading it, and try again."
-        ) from error
-    except Exception as error:  # damage can surface as any exception at all
-        foreign = isinstance(error, (_Foreign, pickle.UnpicklingError))
-        kind = UsageError if foreign else DamagedCheckpoint
-        raise kind(
-            f"The checkpoint {path} cannot be loaded because {_reason(error)}: "
-            "restore a copy of it, or move it away to start anew from the episodes "
-            "in the same folder."
-        ) from error
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # Run from a copy of its sources.
+        return "unknown"
 
 
-def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
-    """Check that two mappings have the same names, and tensors of the same shapes.
-
-    Args:
-      expected: Name to tensor (or array), as the program has them now.
-      found: The same, as they come from a file.
-      where: What `found` is, as the start of the message: "variables.pt: model".
-      limit: At most so many names of a kind are listed.
-
-    Raises:
-      Misfit: Lists the names that are missing, extra, and misshapen.
-    """
-    missing = sorted(str(k) for k in expected if k not in found)
-    extra = sorted(str(k) for k in found if k not in expected)
-    shapes = {
-        k: (_shape(found[k]), _shape(expected[k])) for k in expected if k in found
-    }
-    misshapen = sorted(
-        f"{name} is {ours} where {wanted} is needed"
-        for name, (ours, wanted) in shapes.items()
-        if ours != wanted
-    )
-    kinds = {"missing": missing, "extra": extra, "misshapen": misshapen}
-    if not any(kinds.values()):
-        return
-    parts = []
-    for kind, names in kinds.items():
-        if names:
-            more = ", ..." if len(names) > limit else ""
-            parts.append(f"{len(names)} {kind} ({', '.join(names[:limit])}{more})")
-    raise Misfit(where, ", ".join(parts))
-
-
-class _Unfit(Exception):
-    """Why a file is no checkpoint, to be read after "because"."""
-
-
-class _Foreign(_Unfit):
-    """The file is whole, but of another program or version."""
-
-
-def _encode(value: Any, where: str) -> Any:
-    """Turn a state into tensors and plain containers."""
-    if value is None or type(value) in (bool, float, str):
-        return value
-    if type(value) is int:
-        return {_INT: hex(value)} if value.bit_length() > _LONG_INT else value
-    if isinstance(value, torch.Tensor):
-        return _encode_tensor(value, where)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _encode_numpy(value, where)
-    if isinstance(value, bytes):
-        return {_BYTES: _raw(np.frombuffer(value, np.uint8))}
-    if type(value) in (list, tuple):
-        items = (_encode(item, f"{where}[{i}]") for i, item in enumerate(value))
-        return type(value)(items)
-    if isinstance(value, dict):
-        for key in value:
-            if type(key) not in (str, int) or key in _MARKERS:
-                raise TypeError(
-                    f"A checkpoint takes dict keys of type str or int other than "
-                    f"{_MARKERS}, but {where} has the key {key!r}."
-                )
-        return {k: _encode(v, f"{where}[{k!r}]") for k, v in value.items()}
-    raise TypeError(
-        f"A checkpoint holds tensors, arrays, plain values, dicts, lists and tuples, "
-        f"but {where} is a {type(value).__name__}."
-    )
-
-
-def _encode_tensor(value: torch.Tensor, where: str) -> torch.Tensor:
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        raise TypeError(f"A checkpoint takes dense tensors, but {where} is none.")
-    value = value.detach().cpu()
-    if value.untyped_storage().nbytes() != value.numel() * value.element_size():
-        value = value.clone()  # a view would drag the whole tensor into the file
-    return value
-
-
-def _encode_numpy(value: np.ndarray | np.generic, where: str) -> dict[str, Any]:
-    array = np.asarray(value)
-    if array.dtype.kind not in _NUMPY_KINDS:
-        raise TypeError(
-            f"A checkpoint takes arrays of numbers or strings, but {where} has dtype "
-            f"{array.dtype}."
-        )
-    return {
-        _NUMPY: array.dtype.str,
-        "shape": list(array.shape),
-        "scalar": isinstance(value, np.generic),
-        "data": _raw(np.ascontiguousarray(array).reshape(-1).view(np.uint8)),
-    }
-
-
-def _raw(data: np.ndarray) -> torch.Tensor:
-    """A uint8 tensor of these bytes; a copy, as torch wants writable memory."""
-    return torch.from_numpy(data.copy())
-
-
-def _decode(value: Any) -> Any:
-    """The inverse of `_encode`; nonsense raises whatever it raises."""
-    if type(value) in (list, tuple):
-        return type(value)(_decode(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    if _INT in value:
-        return int(value[_INT], 16)
-    if _BYTES in value:
-        return value[_BYTES].cpu().numpy().tobytes()
-    if _NUMPY in value:
-        dtype = np.dtype(value[_NUMPY])
-        if dtype.kind not in _NUMPY_KINDS:
-            raise _Foreign(f"it holds an array of type {dtype}")
-        data = value["data"].cpu().numpy()
-        array = data.view(dtype).reshape(tuple(value["shape"]))
-        return array[()] if value["scalar"] else array
-    return {key: _decode(item) for key, item in value.items()}
-
-
-def _check_whole(file: BinaryIO) -> None:
-    """Compare the checksum of every part, which torch.load does not do."""
-    if not zipfile.is_zipfile(file):
-        raise _Unfit("it is cut short or no checkpoint")
-    with zipfile.ZipFile(file) as archive:
-        if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
-            raise _Unfit("it is damaged or no checkpoint")
-        broken = archive.testzip()
-        if broken is not None:
-            raise _Unfit(f"its part {broken} is damaged")
-
-
-def _check_ours(content: Any) -> None:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _Foreign("it was not written by this program")
-    if content.get("version") != VERSION:
-        raise _Foreign(
-            f"it has format {content.get('version')!r} and this program reads {VERSION}"
-        )
-
-
-def _reason(error: Exception) -> str:
-    """What to tell about an exception that came up while loading."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds something other than tensors and plain values"
-    if isinstance(error, _Unfit):
-        return str(error)
-    return "it is damaged or no checkpoint"
-
-
-def _shape(value: Any) -> str:
-    shape = tuple(getattr(value, "shape", ()))
-    return "x".join(str(size) for size in shape) or "scalar"
+def changed_versions(before: Mapping[str, str]) -> str:
+    """Return what had another version, as in "torch 2.6.0 -> 2.7.0"; or nothing."""
+    now = versions()
+    changed = [k for k in now if before.get(k, now[k]) != now[k]]
+    return ", ".join(f"{k} {before[k]} -> {now[k]}" for k in changed)

@@ -103,7 +103,7 @@ class Environments:
                 "thread or process."
             )
         self._config = config
-        self._train = train
+        self.train = train
         self._restarts = restarts
         self._make_env = make or make_env
         self._failed = [0] * count  # Failures of each.
@@ -199,8 +199,8 @@ class Environments:
 
     def _make(self, index: int) -> Any:
         numbers = index, self._failed[index], *self._start
-        seed = derive_env_seed(self._config.seed, self._train, *numbers)
-        make = functools.partial(self._make_env, self._config, seed, self._train)
+        seed = derive_env_seed(self._config.seed, self.train, *numbers)
+        make = functools.partial(self._make_env, self._config, seed, self.train)
         if self._config.envs_parallel == "none":
             return make()
         timeout = self._config.env_timeout or None
@@ -208,7 +208,7 @@ class Environments:
 
     @property
     def _role(self) -> str:
-        return "Training" if self._train else "Evaluation"
+        return "Training" if self.train else "Evaluation"
 
     def _name(self, index: int) -> str:
         return f"{self._role} environment {index} ({self._config.task})"

@@ -14,8 +14,8 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.settings.rules import rule_of
 from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.torchutils import Module, named_tensors
-from dreamerv2.running.checkpoint import Misfit, load_checkpoint, match_state
 from dreamerv2.running.logdir import CHECKPOINT, changes, load_config
+from dreamerv2.running.statefile import Misfit, load_checkpoint, match_state
 
 if TYPE_CHECKING:
     from dreamerv2.agent import Agent
@@ -52,8 +52,8 @@ def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> 
     Raises UsageError for a state of another shape.
     """
     try:
-        agent.wm.load_state_dict(saved["wm"])
-        agent.task_behavior.load_state_dict(saved["task_behavior"])
+        chosen = {"world_model": "wm", "actor_critic": "task_behavior"}
+        _copy_weights(agent, saved, chosen, logdir)
     except Misfit as error:
         raise UsageError(
             f"The agent in {logdir} is of another shape than this configuration, with "
@@ -129,16 +129,10 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
         for name, attribute in PARTS.items()
         if name in parts or ("all" in parts and _both(agent, saved, attribute))
     }
-    for name, attribute in chosen.items():
-        own = named_tensors(_weights(getattr(agent, attribute)))
-        found = named_tensors(saved.get(attribute, {}))
-        found = {k: v for k, v in found.items() if _is_weight(k)}
-        try:
-            match_state(own, found, f"The {name} of {logdir}")
-        except Misfit as error:
-            raise _other_shape(agent, logdir, error) from error
-    for attribute in chosen.values():
-        _copy(_weights(getattr(agent, attribute)), saved[attribute])
+    try:
+        _copy_weights(agent, saved, chosen, logdir)
+    except Misfit as error:
+        raise _other_shape(agent, logdir, error) from error
     print(f"Loaded the weights of {' and '.join(chosen)} from {logdir}.")
 
 
@@ -148,6 +142,19 @@ def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
         return True
     names = set(agent.expl_behavior.parts)
     return bool(names) and names == set(saved.get(attribute, {}))
+
+
+def _copy_weights(
+    agent: "Agent", saved: Mapping[str, Any], chosen: Mapping[str, str], logdir: Path
+) -> None:
+    """Copy the weights of the chosen parts, {name: attribute}, if all of them fit."""
+    for name, attribute in chosen.items():
+        own = named_tensors(_weights(getattr(agent, attribute)))
+        found = named_tensors(saved.get(attribute, {}))
+        found = {k: v for k, v in found.items() if _is_weight(k)}
+        match_state(own, found, f"The {name} of {logdir}")
+    for attribute in chosen.values():
+        _copy(_weights(getattr(agent, attribute)), saved[attribute])
 
 
 def _weights(module: Module) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fault_trials.runs import Result, resumed_at
 from fault_trials.traps import Trap
 from run_tools import environment
 
-from dreamerv2.running.checkpoint import save_checkpoint
+from dreamerv2.running.statefile import save_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 

@@ -15,7 +15,7 @@ from run_tools import (
     train_here,
 )
 
-from dreamerv2.running.checkpoint import load_checkpoint, save_checkpoint
+from dreamerv2.running.statefile import load_checkpoint, save_checkpoint
 
 CATCH = [*TINY, "--task", "toy_catch", "--steps", "25"]
 
@@ -50,6 +50,7 @@ def test_bad_input_ends_the_process_with_exit_code_2(command, tmp_path):
 
 
 REFUSED_AT_ONCE = {
+    "--expl_behavior ModelLoss --expl_model_loss images": "Unknown expl_model_loss 'i",
     # The command line.
     "--rssm.detr 3": "did you mean --rssm.deter",
     "--deter 3": "--rssm.deter",
@@ -138,9 +139,8 @@ def test_bad_input_gets_one_sentence_before_anything_is_done(flags, tmp_path):
 REFUSED_LATER = {
     "--prefill 0": "has 0 episodes to draw from (0 on disk with 0 steps,",
     "--prefill 0 --pretrain 0": "1 unfinished with 1 steps); it needs one finished",
-    "--replay.minlen 21 --replay.maxlen 50": "(0 on disk with 0 steps, 1 skipped as",
+    "--replay.minlen 21 --replay.maxlen 50": "(0 on disk with 0 steps, 2 skipped as",
     "--actor_ent linear(1,2)": "'linear(1,2)' is no schedule: expected a number,",
-    "--expl_behavior ModelLoss --expl_model_loss images": "Unknown expl_model_loss",
 }
 
 

@@ -16,7 +16,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.atari import find_rom
 from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.suites.resize import AreaResize
-from dreamerv2.running.checkpoint import load_checkpoint, save_checkpoint
+from dreamerv2.running.statefile import load_checkpoint, save_checkpoint
 
 TWO_PLAYERS = ("combat", "joust", "maze_craze", "warlords")
 

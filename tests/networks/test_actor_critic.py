@@ -226,11 +226,11 @@ def test_the_entropys_scale_and_the_mix_follow_their_schedules():
         **{"actor_grad_mix": "warmup(1000,0.4)"},
     }
     agent = make_agent(changes, step=250)
-    _, metrics = agent.train(make_batch())
+    metrics = agent.train(make_batch())
     assert metrics["actor_ent_scale"].item() == pytest.approx(0.75)
     assert metrics["actor_grad_mix"].item() == pytest.approx(0.1)
     agent._counter.increment(250)
-    _, metrics = agent.train(make_batch())
+    metrics = agent.train(make_batch())
     assert metrics["actor_ent_scale"].item() == pytest.approx(0.5)
     assert metrics["actor_grad_mix"].item() == pytest.approx(0.2)
 
@@ -260,7 +260,7 @@ def test_every_continuous_actor_trains_to_finite_numbers(dist):
     changes = {"actor.dist": dist, "actor_grad": "both"}
     agent = make_agent(changes, discrete=False)
     for seed in range(2):
-        _, metrics = agent.train(make_batch(seed, discrete=False))
+        metrics = agent.train(make_batch(seed, discrete=False))
         assert all(torch.isfinite(value) for value in metrics.values())
 
 

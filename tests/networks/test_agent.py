@@ -109,12 +109,12 @@ def test_the_policys_state_is_the_worlds_filtered_state():
 @pytest.mark.parametrize("discrete", [True, False], ids=["onehot", "box"])
 def test_evaluating_on_the_mean_state_is_deterministic(discrete):
     agent = make_agent(CALM, discrete)
-    agent.noise = Replayed()
+    agent.eval_noise = Replayed()
     obs = make_obs(0, count=5)
     first, state = agent.policy(obs, None, "eval")
     again, _ = agent.policy(obs, None, "eval")
     np.testing.assert_array_equal(first["action"], again["action"])
-    assert agent.noise.asked == []
+    assert agent.eval_noise.asked == []
     with torch.no_grad():
         mode = agent.task_behavior.actor(agent.wm.rssm.get_feat(state[0])).mode()
     np.testing.assert_array_equal(first["action"], mode.numpy())
@@ -123,7 +123,7 @@ def test_evaluating_on_the_mean_state_is_deterministic(discrete):
 def test_random_numbers_are_drawn_where_the_config_says_so():
     def asked(mode, **changes):
         agent = make_agent(changes)
-        agent.noise = Replayed()
+        agent.noise = agent.eval_noise = Replayed()
         agent.policy(make_obs(count=2), None, mode)
         return agent.noise.asked
 
@@ -218,7 +218,7 @@ def test_a_head_that_does_not_exist_is_an_error_that_lists_the_heads():
 def test_images_alone_vectors_alone_or_some_of_each_can_be_used(patterns):
     cnn, mlp = patterns
     agent = make_agent({r".*\.cnn_keys": cnn, r".*\.mlp_keys": mlp})
-    _, metrics = agent.train(make_batch())
+    metrics = agent.train(make_batch())
     assert ("image_loss" in metrics) == (cnn != "$^")
     assert ("vector_loss" in metrics) == (mlp != "$^")
     assert ("count_loss" in metrics) == (mlp == ".*")
@@ -228,7 +228,8 @@ def test_images_alone_vectors_alone_or_some_of_each_can_be_used(patterns):
 
 def test_training_returns_the_last_posterior_and_metrics_that_hold_no_graph():
     agent = make_agent()
-    state, metrics = agent.train(make_batch())
+    metrics = agent.train(make_batch())
+    state = agent.carried
     assert {k: tuple(v.shape) for k, v in state.items()} == {
         "deter": (BATCH, 9),
         "stoch": (BATCH, 4, 3),
@@ -283,7 +284,7 @@ def test_the_report_sees_five_steps_and_dreams_the_others_from_the_actions():
     agent = make_agent()
 
     def model_row(batch):
-        agent.noise = Replayed(6)
+        agent.eval_noise = Replayed(6)
         return agent.report(batch)["openl_image"][:, 8:16]
 
     batch = make_batch(length=9)

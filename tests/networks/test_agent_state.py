@@ -13,7 +13,7 @@ from dreamerv2.common.device.builder import Builder, compile_trouble
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.nets import EnsembleRSSM
 from dreamerv2.common.torchutils import Precision, can_compile, named_tensors
-from dreamerv2.running.checkpoint import load_checkpoint, save_checkpoint
+from dreamerv2.running.statefile import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,11 +25,11 @@ def copied(state):
     }
 
 
-def train(agent, seeds, state=None, discrete=True):
-    """Updates on one batch per seed. Returns state and metrics of the last."""
+def train(agent, seeds, discrete=True):
+    """Updates on one batch per seed. Returns the metrics of the last."""
     for seed in seeds:
-        state, metrics = agent.train(make_batch(seed, discrete), state)
-    return state, metrics
+        metrics = agent.train(make_batch(seed, discrete))
+    return metrics
 
 
 def assert_same(left, right):
@@ -45,7 +45,7 @@ def test_one_seed_makes_one_agent_and_another_seed_another():
     for key, value in snapshot(other).items():
         if key.endswith("kernel"):
             assert (value != snapshot(first)[key]).all(), key
-    results = [train(agent, (0, 1))[1] for agent in (first, again, other)]
+    results = [train(agent, (0, 1)) for agent in (first, again, other)]
     assert_same(results[0], results[1])
     assert results[0]["model_loss"] != results[2]["model_loss"]
     assert_same(first.state_dict(), again.state_dict())
@@ -57,7 +57,7 @@ def test_nothing_depends_on_the_global_random_state():
         torch.manual_seed(seed)
         np.random.seed(seed)
         agent = make_agent({"expl_behavior": "Plan2Explore"}, discrete=False)
-        _, metrics = train(agent, (0, 1), discrete=False)
+        metrics = train(agent, (0, 1), discrete=False)
         action = torch.as_tensor(agent.policy(make_obs(), None, "explore")[0]["action"])
         results.append({**metrics, **agent.state_dict(), "action": action})
     assert_same(*results)
@@ -92,17 +92,15 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_restored_agent_trains_on_as_if_never_stopped(tmp_path, name, discrete):
     agent = make_agent(SETTINGS[name], discrete)
-    state, _ = train(agent, (0, 1), discrete=discrete)
-    save_checkpoint(tmp_path / "agent.pt", {"agent": agent.state_dict(), "s": state})
-    expected = train(agent, (2, 3), state, discrete)
+    train(agent, (0, 1), discrete)
+    save_checkpoint(tmp_path / "agent.pt", {"agent": agent.state_dict()})
+    expected = train(agent, (2, 3), discrete)
 
     restored = make_agent({**SETTINGS[name], "seed": 99}, discrete)
-    train(restored, (7,), discrete=discrete)
+    train(restored, (7,), discrete)
     loaded = load_checkpoint(tmp_path / "agent.pt")
     restored.load_state_dict(loaded["agent"])
-    found = train(restored, (2, 3), loaded["s"], discrete)
-    for left, right in zip(expected, found, strict=True):
-        assert_same(left, right)
+    assert_same(train(restored, (2, 3), discrete), expected)
     assert_same(agent.state_dict(), restored.state_dict())
     actions = [each.policy(make_obs())[0]["action"] for each in (agent, restored)]
     np.testing.assert_array_equal(*actions)
@@ -135,7 +133,7 @@ def test_a_state_that_does_not_fit_is_an_error_that_names_what_and_changes_nothi
 def test_precision_16_on_a_cpu_gives_the_numbers_of_float32():
     agents = [make_agent({"precision": name}) for name in ("16", "32", "float32")]
     assert {agent.precision.compute for agent in agents} == {torch.float32}
-    results = [train(agent, (0, 1))[1] for agent in agents]
+    results = [train(agent, (0, 1)) for agent in agents]
     for other in results[1:]:
         assert_same(results[0], other)
 
@@ -148,9 +146,9 @@ def test_16_bit_training_is_finite_and_keeps_everything_in_float32(
 ):
     changes = {"precision": precision, "expl_behavior": "Plan2Explore", **latents}
     agent = make_agent(changes, discrete)
-    state, metrics = train(agent, range(3), discrete=discrete)
+    metrics = train(agent, range(3), discrete=discrete)
     exact = make_agent({**changes, "precision": "32"}, discrete)
-    _, expected = train(exact, range(3), discrete=discrete)
+    expected = train(exact, range(3), discrete=discrete)
     for key, value in metrics.items():
         # A scaled gradient may overflow; then its step is skipped.
         if precision == "bfloat16" or not key.endswith("grad_norm"):
@@ -158,7 +156,7 @@ def test_16_bit_training_is_finite_and_keeps_everything_in_float32(
     for key in ("image_loss", "reward_loss", "discount_loss"):
         assert metrics[key].item() == pytest.approx(expected[key].item(), rel=0.05)
         assert metrics[key] != expected[key]  # It did compute in 16 bits.
-    for key, value in [*state.items(), *snapshot(agent).items()]:
+    for key, value in [*agent.carried.items(), *snapshot(agent).items()]:
         assert value.dtype == torch.float32 and torch.isfinite(value).all(), key
     scales = {key for key in metrics if key.endswith("loss_scale")}
     names = ("model", "actor", "critic", "expl_expl", "expl_actor", "expl_critic")
@@ -172,10 +170,10 @@ def test_16_bit_training_is_finite_and_keeps_everything_in_float32(
 
 def test_float64_puts_everything_into_float64():
     agent = make_agent({"precision": "64"})
-    state, metrics = train(agent, (0,))
-    for key, value in [*state.items(), *snapshot(agent).items()]:
+    metrics = train(agent, (0,))
+    for key, value in [*agent.carried.items(), *snapshot(agent).items()]:
         assert value.dtype == torch.float64, key
-    _, single = train(make_agent(), (0,))
+    single = train(make_agent(), (0,))
     for key in ("model_loss", "critic_loss"):
         assert metrics[key].item() == pytest.approx(single[key].item(), rel=1e-3)
 
@@ -191,7 +189,7 @@ def test_without_a_compiler_jit_is_left_out_with_a_word(monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     agent = make_agent({"jit": True})
     assert "without torch.compile" in capsys.readouterr().out
-    assert_same(train(agent, (0,))[1], train(make_agent(), (0,))[1])
+    assert_same(train(agent, (0,)), train(make_agent(), (0,)))
 
 
 def test_a_gpu_on_which_nothing_can_be_compiled_is_used_without(monkeypatch, capsys):
@@ -291,7 +289,7 @@ def test_an_agent_that_is_compiled_learns_the_same(
         parts = (agent.wm.rssm._filter, agent.wm.rssm._dream, agent.wm.encoder._cnn)
         for part in (*parts, agent.wm.decoder._cnn):
             assert hasattr(part, "_torchdynamo_orig_callable") == jit
-        state, metrics = train(agent, range(20), discrete=discrete)
+        metrics = train(agent, range(20), discrete=discrete)
         _, latent = agent.policy(make_obs())
         video = torch.as_tensor(agent.report(make_batch(2, discrete))["openl_image"])
         found.append({**metrics, **snapshot(agent), **latent[0], "video": video})

@@ -79,9 +79,8 @@ def test_the_config_names_the_behaviour():
 @pytest.mark.parametrize("name", ["greedy", "Random", "Plan2Explore", "ModelLoss"])
 def test_every_behaviour_trains_and_acts(name, discrete, latents):
     agent = explorer(name, latents, discrete=discrete)
-    state = None
     for seed in range(2):
-        state, metrics = agent.train(make_batch(seed, discrete=discrete), state)
+        metrics = agent.train(make_batch(seed, discrete=discrete))
         assert all(torch.isfinite(value) for value in metrics.values())
     own = {key for key in metrics if key.startswith("expl_")}
     assert own == (set() if name in ("greedy", "Random") else set(EXPLORED))
@@ -296,7 +295,7 @@ def test_the_log_of_no_disagreement_is_finite_and_so_is_its_gradient():
         torch.testing.assert_close(reward, torch.full((3, 4), expected))
         (grad,) = torch.autograd.grad(reward.sum(), seq["feat"])
         assert torch.isfinite(grad).all()
-        _, metrics = agent.train(make_batch(discrete=False))
+        metrics = agent.train(make_batch(discrete=False))
         assert all(torch.isfinite(value) for value in metrics.values())
 
 
@@ -364,9 +363,8 @@ def test_the_predicted_model_loss_is_the_reward():
 
 
 def test_an_unknown_model_loss_is_an_error_that_lists_those_there_are():
-    agent = explorer("ModelLoss", {"expl_model_loss": "images"})
     with pytest.raises(UsageError, match="'images': .*kl, image, vector, count, rew"):
-        agent.train(make_batch())
+        explorer("ModelLoss", {"expl_model_loss": "images"})
 
 
 def test_a_behaviour_of_its_own_leaves_the_tasks_networks_as_they_are_without_it():

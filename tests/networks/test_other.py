@@ -9,7 +9,6 @@ from gymnasium.spaces import Box
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.noise import Noise
 from dreamerv2.common.other import (
-    CarryOverState,
     RandomAgent,
     RunningMeans,
     StreamNorm,
@@ -219,22 +218,6 @@ def test_stream_norm_passes_gradients_and_saves_its_magnitude():
     other = StreamNorm(momentum=0.5, scale=1.0, eps=1e-8)
     other.load_state_dict({key: v.clone() for key, v in norm.state_dict().items()})
     assert torch.equal(other(x)[0], norm(x)[0]) and other.mag == norm.mag
-
-
-def test_the_carried_state_goes_from_call_to_call():
-    seen = []
-
-    def fn(data, state):
-        seen.append(state)
-        return {"latent": data}, data * 10
-
-    carry = CarryOverState(fn)
-    assert [carry(1), carry(2)] == [10, 20]
-    assert seen == [None, {"latent": 1}]
-    other = CarryOverState(fn)
-    other.load_state_dict(carry.state_dict())
-    other(3)
-    assert seen[-1] == {"latent": 2}
 
 
 def metrics(**values):

@@ -135,7 +135,7 @@ ACTING = {
 def test_every_way_to_act_and_to_learn_runs(name, tmp_path):
     task, *flags = ACTING[name]
     _, _, saved = ten_steps(tmp_path, "--task", task, *flags)
-    latent = saved["carry"]["state"]
+    latent = saved["agent"]["carried"]
     gaussian = "--rssm.discrete" in flags
     assert set(latent) == {
         "deter",

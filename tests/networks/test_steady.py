@@ -57,12 +57,15 @@ def progress(monkeypatch, compiled):
     """[(step, functions compiled so far), ...] at the steps of a run."""
     seen = []
 
-    class Watched(script.Run):
-        def count_step(self, tran, worker):
-            super().count_step(tran, worker)
+    class Watched(script.Trainer):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.train.driver.on_step(self.note)
+
+        def note(self, tran, worker):
             seen.append((int(self.step), len(compiled)))
 
-    monkeypatch.setattr(script, "Run", Watched)
+    monkeypatch.setattr(script, "Trainer", Watched)
     return seen
 
 
@@ -118,7 +121,7 @@ def train_long(folder):
     with ExitStack() as stack:
         logdir = stack.enter_context(closing(Logdir(config)))
         stop = stack.enter_context(StopSignals())
-        run = script.Run(config, logdir, stop, stack)
+        run = script.Trainer(config, logdir, stop, stack)
         run.prefill()
         update(run, 500)
         before = held()

@@ -13,7 +13,7 @@ from dreamerv2.common.config import Config
 from dreamerv2.playing import options
 from dreamerv2.playing.keys import Script
 from dreamerv2.playing.window import play as play_window
-from dreamerv2.running.checkpoint import save_checkpoint
+from dreamerv2.running.statefile import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

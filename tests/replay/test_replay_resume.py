@@ -6,7 +6,7 @@ from replay_tools import add, assert_same, files_in, make_step, take
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.replay import Replay
-from dreamerv2.running.checkpoint import load_checkpoint, save_checkpoint
+from dreamerv2.running.statefile import load_checkpoint, save_checkpoint
 
 STORAGES = ["memory", "disk"]
 

@@ -26,8 +26,9 @@ from run_tools import (
 )
 
 from dreamerv2.common.counter import Counter
-from dreamerv2.running.background import LAST, BackgroundUpdates
-from dreamerv2.train import Run
+from dreamerv2.common.other import Timer
+from dreamerv2.running.checkpoint import Checkpoint
+from dreamerv2.running.learner import LAST, BackgroundLearner, Learner
 
 ASYNC = ["--async_training", "True"]
 SYNC = ["--async_training", "False"]
@@ -43,10 +44,13 @@ def differences(one, two):
     """What two runs left that is not equal to the last bit, but for times."""
     left, right = checkpoint(one), checkpoint(two)
     # Replays name files by the time; the metrics' size depends on times in them.
-    names = (left.keys() | right.keys()) - {
-        *("train_replay", "eval_replay", "metrics_size"),
-    }
-    found = [n for n in names if not same(left.get(n), right.get(n))]
+    found = [n for n in left if n not in ("train", "eval", "jsonl")]
+    found = [n for n in found if not same(left[n], right[n])]
+    for mode in ("train", "eval"):
+        for part in ("envs", "driver"):
+            if not same(left[mode][part], right[mode][part]):
+                found.append(f"{mode} {part}")
+    assert left.keys() == right.keys()
     for mode in ("train", "eval"):
         if not same(*(episodes(x / f"{mode}_episodes") for x in (one, two))):
             found.append(f"{mode}_episodes")
@@ -55,14 +59,19 @@ def differences(one, two):
 
 def slow_down(monkeypatch, most):
     """Updates of this process begin and end up to so many seconds later, by chance."""
-    learn, rng = Run.learn, random.Random(0)
+    learn, rng = Learner.learn, random.Random(0)
 
     def slow(self, batch):
         time.sleep(rng.uniform(0, most))
         learn(self, batch)
         time.sleep(rng.uniform(0, most))
 
-    monkeypatch.setattr(Run, "learn", slow)
+    monkeypatch.setattr(Learner, "learn", slow)
+
+
+def background(agent, folder):
+    """A learner beside which a copy acts."""
+    return BackgroundLearner(agent, Counter(), Counter(), Timer(), folder)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,7 @@ def test_there_are_as_many_updates_as_without(whole, tmp_path):
     runs = [checkpoint(x) for x in (whole, tmp_path)]
     counts = [run["agent"]["task_behavior"]["updates"] for run in runs]
     assert counts[0] == counts[1] == 1 + 2 * 17
-    assert "acting" in runs[0] and "acting" not in runs[1]
+    assert ["acting" in run["agent"] for run in runs] == [True, False]
     for name in ("step", "when_train", "when_log", "when_eval"):
         assert runs[0][name] == runs[1][name]
     logged = [[line["step"] for line in metrics(x)] for x in (whole, tmp_path)]
@@ -106,11 +115,8 @@ def test_the_policy_acts_by_the_weights_before_the_updates_under_way(
     tmp_path, monkeypatch
 ):
     begun, known, acted = [0], {}, []
-    learn, submit, policy = (
-        Run.learn,
-        BackgroundUpdates.submit,
-        BackgroundUpdates.policy,
-    )
+    learn = Learner.learn
+    train, policy = BackgroundLearner.train, BackgroundLearner.policy
 
     def weights(agent):
         networks = agent.acting_networks().values()
@@ -123,16 +129,16 @@ def test_the_policy_acts_by_the_weights_before_the_updates_under_way(
 
     def submitting(self, batch):
         begun[0] += 1
-        submit(self, batch)
+        train(self, batch)
 
     def acting(self, obs, state, mode):
         result = policy(self, obs, state, mode)
-        acted.append((begun[0], weights(self._twin)))
+        acted.append((begun[0], weights(self._copy)))
         return result
 
-    monkeypatch.setattr(Run, "learn", learning)
-    monkeypatch.setattr(BackgroundUpdates, "submit", submitting)
-    monkeypatch.setattr(BackgroundUpdates, "policy", acting)
+    monkeypatch.setattr(Learner, "learn", learning)
+    monkeypatch.setattr(BackgroundLearner, "train", submitting)
+    monkeypatch.setattr(BackgroundLearner, "policy", acting)
     ok(train_here(*MANY, "--steps", "70", "--logdir", tmp_path))
     assert len(acted) == 15 and len(known) == 1 + begun[0]
     lag = []
@@ -145,11 +151,8 @@ def test_the_policy_acts_by_the_weights_before_the_updates_under_way(
 
 def test_environments_are_stepped_while_an_update_is_under_way(tmp_path, monkeypatch):
     stepped, waited = threading.Event(), []
-    learn, submit, policy = (
-        Run.learn,
-        BackgroundUpdates.submit,
-        BackgroundUpdates.policy,
-    )
+    learn = Learner.learn
+    submit, policy = BackgroundLearner._submit, BackgroundLearner.policy
 
     def learning(self, batch):
         waited.append(stepped.wait(60))
@@ -163,9 +166,9 @@ def test_environments_are_stepped_while_an_update_is_under_way(tmp_path, monkeyp
         stepped.set()
         return policy(self, obs, state, mode)
 
-    monkeypatch.setattr(Run, "learn", learning)
-    monkeypatch.setattr(BackgroundUpdates, "submit", submitting)
-    monkeypatch.setattr(BackgroundUpdates, "policy", acting)
+    monkeypatch.setattr(Learner, "learn", learning)
+    monkeypatch.setattr(BackgroundLearner, "_submit", submitting)
+    monkeypatch.setattr(BackgroundLearner, "policy", acting)
     # Updates are due at the steps 21, 23, .., 29. Writing metrics would wait for them.
     flags = ["--pretrain", "0", "--log_every", "0", "--eval_every", "1000"]
     ok(train_here(*CATCH, *ASYNC, *flags, "--steps", "30", "--logdir", tmp_path))
@@ -173,29 +176,21 @@ def test_environments_are_stepped_while_an_update_is_under_way(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("mode", ["train", "explore"])
-def test_the_twin_acts_as_the_agent_would_with_its_weights(mode, one_thread):
+def test_the_copy_acts_as_the_agent_would_with_its_weights(mode, one_thread, tmp_path):
     config = {"expl_behavior": "Plan2Explore", "expl_noise": 0.2}
     # Continuous actions show every difference between two actors.
-    agent, twin = (
-        make_agent({**config, "seed": seed}, discrete=False) for seed in (0, 1)
-    )
-    state = None
-
-    def learn(batch):
-        nonlocal state
-        state, _ = agent.train(batch, state)
-
-    updates = BackgroundUpdates(agent, twin, learn, Counter(), Counter())
-    updates.submit(make_batch(0, discrete=False))
-    updates.join()
+    agent = make_agent(config, discrete=False)
+    learner = background(agent, tmp_path)
+    learner.train(make_batch(0, discrete=False))
+    learner.join()
     latent = own = None
     for seed in range(3):
         obs = make_obs(seed, first=seed == 0)
-        agent.noise.load_state_dict(twin.noise.state_dict())
-        acted, latent = updates.policy(obs, latent, mode)
+        agent.noise.load_state_dict(learner._copy.noise.state_dict())
+        acted, latent = learner.policy(obs, latent, mode)
         wanted, own = agent.policy(obs, own, mode)
         assert same(acted, wanted) and same(latent, own)
-    updates.close()
+    learner.close()
 
 
 def test_16_bit_updates_do_not_depend_on_when_the_twin_acts(one_thread):
@@ -216,30 +211,32 @@ def test_16_bit_updates_do_not_depend_on_when_the_twin_acts(one_thread):
     agent.noise = meanwhile
     found = []
     for each in (agent, plain):
-        state, metrics = each.train(make_batch(0), None)
+        metrics = each.train(make_batch(0))
         actor = dict(each.task_behavior.actor.state_dict())
-        found.append({**state, **metrics, **actor})
+        found.append({**each.carried, **metrics, **actor})
     assert same(*found)
 
 
-def test_updates_that_are_due_at_once_do_not_wait_for_each_other(one_thread):
+def test_updates_that_are_due_at_once_do_not_wait_for_each_other(
+    one_thread, tmp_path, monkeypatch
+):
     go, done = threading.Event(), []
 
-    def learn(batch):
+    def learn(self, batch):
         assert go.wait(60)
         done.append(batch["number"])
 
-    updates = BackgroundUpdates(make_agent(), make_agent(), learn, Counter(), Counter())
-    updates.policy(make_obs(), None, "train")
+    monkeypatch.setattr(Learner, "learn", learn)
+    learner = background(make_agent(), tmp_path)
+    learner.policy(make_obs(), None, "train")
     for number in range(3):  # As of three environments that made a step.
-        updates.begin()
-        updates.submit({"number": number})
+        learner.train({"number": number})
     assert done == []
-    updates.policy(make_obs(), None, "train")
+    learner.policy(make_obs(), None, "train")
     go.set()
-    updates.begin()
-    assert done == [0, 1, 2]
-    updates.close()
+    learner.train({"number": 3})
+    assert done[:3] == [0, 1, 2]
+    learner.close()
 
 
 # Going on
@@ -265,17 +262,17 @@ def test_a_run_that_was_killed_and_goes_on_ends_as_if_it_never_was(tmp_path):
 def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_never_was(
     whole, tmp_path, monkeypatch, when
 ):
-    train_step = Run.train_step
+    whole_step = Checkpoint.whole
 
-    def stopping(self, tran, worker):
-        train_step(self, tran, worker)
-        if self.step == when:  # With updates under way, or just before some.
+    def stopping(self):
+        whole_step(self)
+        if self._step == when:  # With updates under way, or just before some.
             signal.raise_signal(signal.SIGTERM)
 
     slow_down(monkeypatch, 0.03)
     flags = [*MANY, "--steps", "90", "--logdir", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", stopping)
+        patch.setattr(Checkpoint, "whole", stopping)
         assert train_here(*flags).code == 143
     assert step_of(tmp_path) == when
     ok(train_here(*flags))
@@ -285,9 +282,9 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_never_was(
 def test_a_run_may_change_between_both_ways_of_training(tmp_path):
     ok(train_here(*CATCH, "--steps", "31", "--logdir", tmp_path))
     goes_on(tmp_path, *ASYNC)
-    assert "acting" in checkpoint(tmp_path)
+    assert "acting" in checkpoint(tmp_path)["agent"]
     goes_on(tmp_path)
-    assert "acting" not in checkpoint(tmp_path)
+    assert "acting" not in checkpoint(tmp_path)["agent"]
 
 
 # Errors and signals
@@ -305,7 +302,7 @@ def test_an_error_in_an_update_ends_the_run_with_the_checkpoint_before(
         patch.setattr("dreamerv2.agent.ActorCritic.update_slow_target", broken)
         train_here(*flags, "--steps", "60")
     names = [entry.name for entry in error.traceback]
-    assert {"train_step", "learn", "broken"} <= set(names)
+    assert {"run", "learn", "broken"} <= set(names)
     assert threading.active_count() == threads
     assert step_of(tmp_path) == 20
     goes_on(tmp_path, *ASYNC)
@@ -318,11 +315,12 @@ def test_an_error_while_acting_lets_the_update_end_and_saves_it(tmp_path, monkey
     def policy(self, obs, state, mode):
         if self._step == 33:
             raise Broken
-        return self._twin.policy(obs, state, mode)
+        self._acted = True
+        return self._copy.policy(obs, state, mode)
 
     slow_down(monkeypatch, 0.2)
     with monkeypatch.context() as patch, pytest.raises(Broken):
-        patch.setattr(BackgroundUpdates, "policy", policy)
+        patch.setattr(BackgroundLearner, "policy", policy)
         train_here(*CATCH, *ASYNC, "--logdir", tmp_path, "--steps", "60")
     saved = checkpoint(tmp_path)
     assert saved["step"] == {"value": 33}

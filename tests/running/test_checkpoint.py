@@ -13,8 +13,8 @@ import torch
 from dreamerv2.common import files
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
-from dreamerv2.running import checkpoint
-from dreamerv2.running.checkpoint import load_checkpoint, match_state, save_checkpoint
+from dreamerv2.running import statefile
+from dreamerv2.running.statefile import load_checkpoint, match_state, save_checkpoint
 
 
 class Evil:
@@ -357,7 +357,7 @@ def test_code_in_a_file_is_refused_and_not_run(path, tmp_path, kind):
     elif kind == "torch_old":
         torch.save(evil, path, _use_new_zipfile_serialization=False)
     elif kind == "in_ours":
-        content = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION}
+        content = {"format": statefile.FORMAT, "version": statefile.VERSION}
         torch.save({**content, "state": {"weight": evil}}, path)
     else:
         with zipfile.ZipFile(path, "w") as archive:
@@ -372,12 +372,12 @@ def test_files_of_other_programs_and_versions_are_refused(path):
     torch.save({"weight": torch.ones(2)}, path)
     with pytest.raises(UsageError, match="not written by this program"):
         load_checkpoint(path)
-    torch.save({"format": checkpoint.FORMAT, "version": 99, "state": 0}, path)
+    torch.save({"format": statefile.FORMAT, "version": 99, "state": 0}, path)
     with pytest.raises(UsageError, match="format 99"):
         load_checkpoint(path)
     data = torch.zeros(3, dtype=torch.uint8)
     array = {"__numpy__": "|O", "shape": [1], "scalar": False, "data": data}
-    content = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION}
+    content = {"format": statefile.FORMAT, "version": statefile.VERSION}
     torch.save({**content, "state": array}, path)
     with pytest.raises(UsageError, match="type object"):
         load_checkpoint(path)

@@ -29,7 +29,7 @@ from dreamerv2.common.config import load_presets
 from dreamerv2.common.flags import parse_config
 from dreamerv2.running.logdir import Logdir
 from dreamerv2.running.signals import StopSignals
-from dreamerv2.train import Run
+from dreamerv2.train import Trainer
 
 ENDLESS = ["--steps", "1e8", "--eval_every", "1e8", "--log_every", "1e8"]
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_restores_every_part_of_a_run(tmp_path):
     with ExitStack() as stack:
         folder = stack.enter_context(closing(Logdir(config)))
         stop = stack.enter_context(StopSignals())
-        Run(config, folder, stop, stack).state.save()
+        Trainer(config, folder, stop, stack).checkpoint.save()
     assert same(checkpoint(logdir), saved)
     # And these parts hold what they should.
     agent = saved["agent"]
@@ -166,11 +166,11 @@ def test_a_checkpoint_restores_every_part_of_a_run(tmp_path):
         assert optimizer["step"] == updates
         assert any(x.any() for key, x in optimizer.items() if key.startswith("v."))
     assert saved["step"] == {"value": 40}
-    assert saved["carry"]["state"]["deter"].shape == (2, 8)
+    assert agent["carried"]["deter"].shape == (2, 8)
     assert saved["when_train"] == {"every": 2, "due": 41}
     assert saved["when_log"] == {"every": 5, "due": 41}
     assert saved["when_eval"] == {"every": 10, "due": 50}
-    assert len(saved["train_replay"]["datasets"]) == 2
+    assert len(saved["train"]["replay"]["datasets"]) == 2
 
 
 def test_stopping_halfway_changes_no_count(tmp_path):
@@ -201,7 +201,7 @@ def test_a_run_goes_on_with_batches_of_another_size(tmp_path):
     flags = ["--dataset.batch", "3", "--dataset.length", "7", "--envs", "2"]
     result = ok(train_here(*CATCH, *flags, "--logdir", tmp_path, "--steps", "35"))
     assert "dataset.batch: 2 -> 3" in result.out
-    assert checkpoint(tmp_path)["carry"]["state"]["deter"].shape == (3, 8)
+    assert checkpoint(tmp_path)["agent"]["carried"]["deter"].shape == (3, 8)
 
 
 TASKS = {
@@ -234,8 +234,9 @@ def test_a_killed_run_that_goes_on_ends_as_if_it_never_was(task, tmp_path):
     assert "new episodes" not in result.out
     one, two = checkpoint(whole), checkpoint(killed)
     assert one.keys() == two.keys()
-    names = one.keys() - {"train_replay", "eval_replay", "metrics_size"}
-    assert [name for name in names if not same(one[name], two[name])] == []
+    for each in (one, two):  # Replays name files by the time, and metrics tell it.
+        del each["train"]["replay"], each["eval"]["replay"], each["jsonl"]
+    assert [name for name in one if not same(one[name], two[name])] == []
     for mode in ("train", "eval"):
         contents = [episodes(x / f"{mode}_episodes") for x in (whole, killed)]
         assert same(*contents) and len(contents[0]) > 1
@@ -248,7 +249,7 @@ def stop_in_evaluation(monkeypatch):
 
     def arm(number):
         left = [number]
-        policy = Run.eval_policy
+        policy = Trainer.eval_policy
 
         def stopping(self, obs, state):
             left[0] -= 1
@@ -256,7 +257,7 @@ def stop_in_evaluation(monkeypatch):
                 signal.raise_signal(signal.SIGTERM)
             return policy(self, obs, state)
 
-        monkeypatch.setattr(Run, "eval_policy", stopping)
+        monkeypatch.setattr(Trainer, "eval_policy", stopping)
 
     return arm
 

@@ -15,7 +15,7 @@ from dreamerv2.running.environments import Environments, Restarts
 from dreamerv2.running.logdir import Logdir
 from dreamerv2.running.seeds import STREAMS, derive_env_seed, derive_seed
 from dreamerv2.running.signals import StopSignals
-from dreamerv2.train import Run
+from dreamerv2.train import Trainer
 
 
 def test_no_two_streams_share_a_seed():
@@ -56,18 +56,20 @@ def streams(folder, seed, *flags):
     config = parse_config([str(flag) for flag in flags], load_presets())
     with ExitStack() as stack, redirect_stdout(io.StringIO()):
         logdir = stack.enter_context(closing(Logdir(config)))
-        run = Run(config, logdir, StopSignals(), stack, make)
+        run = Trainer(config, logdir, StopSignals(), stack, make)
         first = [np.random.default_rng(env_seed).random() for env_seed in made]
         assert len(first) == 8
-        weights = run.agent.wm.rssm.state_dict().values()
+        agent = run.learner.agent
+        weights = agent.wm.rssm.state_dict().values()
         first.append(float(next(iter(weights)).flatten()[0]))
-        noises = [run.agent.noise, run.eval_noise]
+        noises = [agent.noise, agent.eval_noise]
         if config.async_training:
-            noises.append(run.updates._twin.noise)
+            noises.append(run.learner._copy.noise)
         first += [float(noise("", "uniform", [1])) for noise in noises]
-        replays = run.train_replay, run.eval_replay
+        replays = run.train.replay, run.eval.replay
         first += [np.random.default_rng(r._seed).random() for r in replays]
-        first.append(run.random_agent._rng.random())
+        seed = derive_seed(seed, "random_agent")
+        first.append(np.random.default_rng(seed).random())
         first += [float(torch.rand(())), np.random.random()]
     return first
 

@@ -9,7 +9,7 @@ from run_tools import CATCH, one_sentence, train_here
 from run_tools import ok as well
 
 from dreamerv2.common.torchutils import named_tensors
-from dreamerv2.running.checkpoint import load_checkpoint
+from dreamerv2.running.statefile import load_checkpoint
 
 
 def train(folder, *flags, steps=30):

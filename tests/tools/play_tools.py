@@ -13,7 +13,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.flags import parse_config
 from dreamerv2.playing import options
-from dreamerv2.running.checkpoint import save_checkpoint
+from dreamerv2.running.statefile import save_checkpoint
 
 
 def save_agent(logdir, *flags):

@@ -18,7 +18,7 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 
 from dreamerv2 import train as script
-from dreamerv2.running.checkpoint import load_checkpoint
+from dreamerv2.running.statefile import load_checkpoint
 
 SCRIPT = (sys.executable, Path(script.__file__).as_posix())
 COMMAND = (Path(sysconfig.get_path("scripts"), "dreamerv2-train").as_posix(),)

@@ -21,8 +21,10 @@ class Builder:
         precision: torchutils.Precision,
         generator: torch.Generator,
         jit: bool,
+        learns: bool = True,
     ):
         self.device = device
+        self._learns = learns
         self.precision = precision
         self._generator = generator
         trouble = compile_trouble(device) if jit else None
@@ -42,8 +44,13 @@ class Builder:
 
     def optimizer(
         self, name: str, networks: Mapping[str, nn.Module], config: Config
-    ) -> torchutils.Optimizer:
-        """Make an optimizer of all parameters of the networks, by dotted names."""
+    ) -> torchutils.Optimizer | None:
+        """Make an optimizer of all parameters of the networks, by dotted names.
+
+        None if nothing is to learn.
+        """
+        if not self._learns:
+            return None
         params = {
             f"{key}.{name}": param
             for key, network in networks.items()

@@ -90,6 +90,7 @@ class Dataset:
         length: int,
         seed: int | list[int] = 0,
         transform: Callable[[Arrays], Any] | None = None,
+        ahead: bool = True,
     ) -> None:
         for name, value in (("batch", batch), ("length", length)):
             if value < 1:
@@ -98,6 +99,7 @@ class Dataset:
         self._batch = batch
         self._length = length
         self._transform = transform
+        self._ahead = ahead
         self._rng = np.random.default_rng(seed)
         # What is left of each row's last sequence, after the planned batch.
         self._rests: list[Span | None] = [None] * batch
@@ -127,7 +129,8 @@ class Dataset:
                 self._replace(error)
         self._rows = [None] * self._batch
         self._future = None
-        self._submit()
+        if self._ahead:
+            self._submit()
         return result
 
     def close(self) -> None:

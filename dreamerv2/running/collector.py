@@ -1,0 +1,72 @@
+"""Environments, the driver that steps them, the replay that takes what they give."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.driver import Driver, Policy
+from dreamerv2.common.other import Timer
+from dreamerv2.common.replay import Replay
+from dreamerv2.running.environments import Environments
+
+
+class Collector:
+    """Plays episodes into a replay; goes on in their middle when a run does.
+
+    Args:
+      envs: may be none at all, as in offline training.
+      replay: takes all transitions.
+      step: counts the steps, if given.
+      timer: is told the share of `env`.
+    """
+
+    def __init__(
+        self,
+        envs: Environments,
+        replay: Replay,
+        step: Counter | None = None,
+        timer: Timer | None = None,
+    ):
+        self.envs = envs
+        self.replay = replay
+        self.driver = Driver(envs.envs, envs.replace, timer)
+        if step is not None:
+            self.driver.on_step(lambda tran, worker: step.increment())
+        self.driver.on_step(replay.add_step)
+        self.driver.on_reset(replay.add_step)
+        self._stepping = False
+
+    def __call__(
+        self,
+        policy: Policy,
+        steps: int = 0,
+        episodes: int = 0,
+        episodes_per_env: int | Sequence[int] = 0,
+    ) -> None:
+        """Play by this policy, as Driver does."""
+        self._stepping = True  # And still so if an exception leaves.
+        self.driver(policy, steps, episodes, episodes_per_env)
+        self._stepping = False
+
+    def reset(self) -> None:
+        """Begin new episodes."""
+        self.driver.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all, but of envs and driver None in their step's middle,
+        and where an environment cannot be saved."""
+        envs = None if self._stepping else self.envs.state_dict()
+        return {
+            "envs": envs,
+            "driver": None if envs is None else self.driver.state_dict(),
+            "replay": self.replay.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what state_dict returned, or begin new episodes, with a word."""
+        reason = self.envs.load_state_dict(state["envs"])
+        if not reason:
+            self.driver.load_state_dict(state["driver"])
+        elif self.envs.train:
+            print(f"The environments begin new episodes, since {reason}.")
+        self.replay.load_state_dict(state["replay"], unfinished=not reason)

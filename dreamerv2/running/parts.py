@@ -1,0 +1,156 @@
+"""The parts of a run, each made by a function of the config."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from dreamerv2.agent import Agent
+from dreamerv2.common.config import Config
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.malloc import keep_freed_memory
+from dreamerv2.common.episodes.memory import warn_if_too_big
+from dreamerv2.common.episodes.offline import Recordings, find_episodes
+from dreamerv2.common.logger import JSONLOutput, Logger, Output, TerminalOutput
+from dreamerv2.common.other import Timer
+from dreamerv2.common.outputs.services import make_outputs
+from dreamerv2.common.replay import Replay
+from dreamerv2.common.settings.rules import check_videos
+from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.when import Every
+from dreamerv2.running.checkpoint import Checkpoint
+from dreamerv2.running.environments import Environments, MakeEnv, Restarts
+from dreamerv2.running.learner import BackgroundLearner, Learner
+from dreamerv2.running.loading import (
+    load_weights,
+    refuse_other_spaces,
+    refuse_unlike,
+    shapes_of_run,
+)
+from dreamerv2.running.seeds import derive_seed
+
+
+def make_when(config: Config) -> dict[str, Every]:
+    """Make what says when something is due."""
+    return {
+        # Catching up keeps the ratio of updates to steps, whatever the gaps.
+        "train": Every(config.train_every, catch_up=True),
+        "log": Every(config.log_every),
+        "eval": Every(config.eval_every),
+        "video_train": Every(config.eval_every),
+        "video_eval": Every(config.eval_every),
+    }
+
+
+def make_envs(
+    config: Config, folder: Path, step: int, make: MakeEnv | None, evaluates: bool
+) -> tuple[Environments, Environments]:
+    """Make the environments for training and for evaluation; offline there are none.
+
+    They play other episodes than those on disk: these and the step are in their seeds.
+    """
+    offline = bool(config.offline)
+    count = min(config.envs, config.eval_eps)
+    counts = {
+        True: 0 if offline else config.envs,
+        False: count if evaluates and not offline else 0,
+    }
+    episodes = sum(1 for _ in (folder / "train_episodes").glob("*.npz"))
+    restarts = Restarts(config.env_restarts, folder)
+    rest = restarts, make, (episodes, step)
+    train = Environments(config, counts[True], True, *rest)
+    try:
+        return train, Environments(config, counts[False], False, *rest)
+    except BaseException:
+        train.close()
+        raise
+
+
+def open_recordings(config: Config, folder: Path, resumed: bool) -> Recordings | None:
+    """Open the recorded episodes of offline training; None for a run that plays."""
+    if not config.offline:
+        return None
+    return Recordings(find_episodes(folder if resumed else config.offline))
+
+
+def find_spaces(
+    envs: Sequence[Environments], recordings: Recordings | None, folder: Path
+) -> tuple[dict, dict]:
+    """Return the spaces of observations and actions, of environments or recordings.
+
+    Raises UsageError for environments that differ from one another, or from those that
+    the run in the folder has learned from.
+    """
+    if recordings:
+        return recordings.spaces
+    every = [env for each in envs for env in each.envs]
+    refuse_unlike(every)
+    refuse_other_spaces(folder, shapes_of_run(folder), every[0])
+    return every[0].obs_space, every[0].act_space
+
+
+def make_learner(
+    config: Config,
+    spaces: tuple[dict, dict],
+    folder: Path,
+    step: Counter,
+    timer: Timer,
+    resumed: bool,
+) -> Learner:
+    """Make the agent for these spaces, and what has it act and learn."""
+    check_videos(config, spaces[0])
+    if resolve_device(config.device).type == "cpu":
+        keep_freed_memory()
+    # An update in the background must not see the count go on.
+    seen = Counter() if config.async_training else step
+    agent = Agent(config, *spaces, seen)
+    if config.load and not resumed:
+        load_weights(agent, config.load, config.load_parts)
+    if config.async_training:
+        return BackgroundLearner(agent, seen, step, timer, folder)
+    return Learner(agent, step, timer, folder)
+
+
+def make_replays(
+    config: Config, folder: Path, spaces: tuple[dict, dict]
+) -> tuple[Replay, Replay]:
+    """Make the replays of training, and of evaluation, which keeps short episodes."""
+    seed = derive_seed(config.seed, "train_replay")
+    train = Replay(folder / "train_episodes", **config.replay, seed=seed)
+    loaded = train.stats["loaded_steps"]
+    steps = loaded if config.offline else config.steps
+    warn_if_too_big(config.replay, spaces, steps, loaded)
+    settings = {
+        **config.replay,
+        "capacity": config.replay.capacity // 10,
+        "ongoing": False,
+        "minlen": 1,
+        "maxlen": config.dataset.length,
+    }
+    seed = derive_seed(config.seed, "eval_replay")
+    return train, Replay(folder / "eval_episodes", **settings, seed=seed)
+
+
+def make_logger(
+    config: Config,
+    folder: Path,
+    step: Counter,
+    checkpoint: Checkpoint,
+    stack: ExitStack,
+    more: Sequence[Output],
+) -> Logger:
+    """Make the logger to the terminal, metrics.jsonl and what config.logger names.
+
+    What a run that goes on does again, the files forget.
+    """
+    multiplier = 1 if config.offline else config.action_repeat
+    frames = int(step) * multiplier
+    jsonl = JSONLOutput(folder)
+    if not checkpoint.resumed:
+        jsonl.truncate_after(frames)
+    checkpoint.add(jsonl=jsonl)
+    outputs = [TerminalOutput(), jsonl, *more]
+    for output in make_outputs(config.logger, folder, config, frames):
+        if hasattr(output, "close"):
+            stack.enter_context(closing(output))
+        outputs.append(output)
+    return Logger(step, outputs, multiplier)

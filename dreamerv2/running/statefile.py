@@ -1,0 +1,263 @@
+"""Checkpoints: the whole state of a run in one file, whole or not there at all.
+
+The file is what `torch.save` writes, holding tensors and plain containers only, so
+`torch.load(path, weights_only=True)` opens it anywhere. Arrays, bytes and huge ints
+are kept inside as tensors and strings, since nothing is ever loaded by running code.
+"""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import first_line, write_atomically
+
+FORMAT = "dreamerv2-checkpoint"
+VERSION = 1
+
+
+class DamagedCheckpoint(UsageError):
+    """The file is one of ours, as far as one can tell, and not what was written.
+
+    Attributes:
+      reason: to be read after "because".
+    """
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class Misfit(UsageError):
+    """A state has other names or shapes than are needed; `found` lists them."""
+
+    def __init__(self, where: str, found: str):
+        super().__init__(
+            f"{where} does not fit this configuration, with {found}: use the config "
+            "that it was saved with, or another --logdir."
+        )
+        self.where, self.found = where, found
+
+
+_NUMPY, _BYTES, _INT = "__numpy__", "__bytes__", "__int__"
+_MARKERS = (_NUMPY, _BYTES, _INT)
+_NUMPY_KINDS = "biufcSUmM"
+_LONG_INT = 1024  # bits; torch's safe loader stops at 2040
+
+
+def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
+    """Write a nested state to `path`, in one atomic step.
+
+    Args:
+      path: The file; a folder that is missing is made.
+      state: dicts (keys str or int), lists and tuples of tensors, numpy arrays and
+        scalars, bytes, str, int, float, bool and None. Tensors are stored without
+        their gradient and may be on any device.
+
+    Raises:
+      TypeError: The state holds something else; the message says where.
+      UsageError: The disk is full or the folder cannot be written to. The file
+        that was there before is untouched.
+    """
+    content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(
+    path: str | os.PathLike, map_location: str | torch.device = "cpu"
+) -> Any:
+    """Read what `save_checkpoint` wrote, checking every byte and running no code.
+
+    Tensors come back as tensors on `map_location`, arrays as arrays of their dtype,
+    tuples as tuples, lists as lists; ints and floats are exact.
+
+    Raises:
+      UsageError: The file is missing, unreadable, not ours, or, as its subclass
+        DamagedCheckpoint, damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(
+            f"There is no checkpoint at {path}: name the folder of a run that saved."
+        )
+    try:
+        with path.open("rb") as file:
+            _check_whole(file)
+            file.seek(0)
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        _check_ours(content)
+        return _decode(content["state"])
+    except (MemoryError, PermissionError, torch.OutOfMemoryError) as error:
+        raise UsageError(
+            f"Cannot read the checkpoint {path} ({first_line(error)}): "
+            "free memory or allow reading it, and try again."
+        ) from error
+    except Exception as error:  # damage can surface as any exception at all
+        reason = _reason(error)
+        message = (
+            f"The checkpoint {path} cannot be loaded because {reason}: restore a copy "
+            "of it, or move it away to start anew from the episodes in the same folder."
+        )
+        if isinstance(error, (_Foreign, pickle.UnpicklingError)):
+            raise UsageError(message) from error
+        raise DamagedCheckpoint(message, reason) from error
+
+
+def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
+    """Check that two mappings have the same names, and tensors of the same shapes.
+
+    Args:
+      expected: Name to tensor (or array), as the program has them now.
+      found: The same, as they come from a file.
+      where: What `found` is, as the start of the message: "variables.pt: model".
+      limit: At most so many names of a kind are listed.
+
+    Raises:
+      Misfit: Lists the names that are missing, extra, and misshapen.
+    """
+    missing = sorted(str(k) for k in expected if k not in found)
+    extra = sorted(str(k) for k in found if k not in expected)
+    shapes = {
+        k: (_shape(found[k]), _shape(expected[k])) for k in expected if k in found
+    }
+    misshapen = sorted(
+        f"{name} is {ours} where {wanted} is needed"
+        for name, (ours, wanted) in shapes.items()
+        if ours != wanted
+    )
+    kinds = {"missing": missing, "extra": extra, "misshapen": misshapen}
+    if not any(kinds.values()):
+        return
+    parts = []
+    for kind, names in kinds.items():
+        if names:
+            more = ", ..." if len(names) > limit else ""
+            parts.append(f"{len(names)} {kind} ({', '.join(names[:limit])}{more})")
+    raise Misfit(where, ", ".join(parts))
+
+
+class _Unfit(Exception):
+    """Why a file is no checkpoint, to be read after "because"."""
+
+
+class _Foreign(_Unfit):
+    """The file is whole, but of another program or version."""
+
+
+def _encode(value: Any, where: str) -> Any:
+    """Turn a state into tensors and plain containers."""
+    if value is None or type(value) in (bool, float, str):
+        return value
+    if type(value) is int:
+        return {_INT: hex(value)} if value.bit_length() > _LONG_INT else value
+    if isinstance(value, torch.Tensor):
+        return _encode_tensor(value, where)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _encode_numpy(value, where)
+    if isinstance(value, bytes):
+        return {_BYTES: _raw(np.frombuffer(value, np.uint8))}
+    if type(value) in (list, tuple):
+        items = (_encode(item, f"{where}[{i}]") for i, item in enumerate(value))
+        return type(value)(items)
+    if isinstance(value, dict):
+        for key in value:
+            if type(key) not in (str, int) or key in _MARKERS:
+                raise TypeError(
+                    f"A checkpoint takes dict keys of type str or int other than "
+                    f"{_MARKERS}, but {where} has the key {key!r}."
+                )
+        return {k: _encode(v, f"{where}[{k!r}]") for k, v in value.items()}
+    raise TypeError(
+        f"A checkpoint holds tensors, arrays, plain values, dicts, lists and tuples, "
+        f"but {where} is a {type(value).__name__}."
+    )
+
+
+def _encode_tensor(value: torch.Tensor, where: str) -> torch.Tensor:
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        raise TypeError(f"A checkpoint takes dense tensors, but {where} is none.")
+    value = value.detach().cpu()
+    if value.untyped_storage().nbytes() != value.numel() * value.element_size():
+        value = value.clone()  # a view would drag the whole tensor into the file
+    return value
+
+
+def _encode_numpy(value: np.ndarray | np.generic, where: str) -> dict[str, Any]:
+    array = np.asarray(value)
+    if array.dtype.kind not in _NUMPY_KINDS:
+        raise TypeError(
+            f"A checkpoint takes arrays of numbers or strings, but {where} has dtype "
+            f"{array.dtype}."
+        )
+    return {
+        _NUMPY: array.dtype.str,
+        "shape": list(array.shape),
+        "scalar": isinstance(value, np.generic),
+        "data": _raw(np.ascontiguousarray(array).reshape(-1).view(np.uint8)),
+    }
+
+
+def _raw(data: np.ndarray) -> torch.Tensor:
+    """A uint8 tensor of these bytes; a copy, as torch wants writable memory."""
+    return torch.from_numpy(data.copy())
+
+
+def _decode(value: Any) -> Any:
+    """The inverse of `_encode`; nonsense raises whatever it raises."""
+    if type(value) in (list, tuple):
+        return type(value)(_decode(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if _INT in value:
+        return int(value[_INT], 16)
+    if _BYTES in value:
+        return value[_BYTES].cpu().numpy().tobytes()
+    if _NUMPY in value:
+        dtype = np.dtype(value[_NUMPY])
+        if dtype.kind not in _NUMPY_KINDS:
+            raise _Foreign(f"it holds an array of type {dtype}")
+        data = value["data"].cpu().numpy()
+        array = data.view(dtype).reshape(tuple(value["shape"]))
+        return array[()] if value["scalar"] else array
+    return {key: _decode(item) for key, item in value.items()}
+
+
+def _check_whole(file: BinaryIO) -> None:
+    """Compare the checksum of every part, which torch.load does not do."""
+    if not zipfile.is_zipfile(file):
+        raise _Unfit("it is cut short or no checkpoint")
+    with zipfile.ZipFile(file) as archive:
+        if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
+            raise _Unfit("it is damaged or no checkpoint")
+        broken = archive.testzip()
+        if broken is not None:
+            raise _Unfit(f"its part {broken} is damaged")
+
+
+def _check_ours(content: Any) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise _Foreign("it was not written by this program")
+    if content.get("version") != VERSION:
+        raise _Foreign(
+            f"it has format {content.get('version')!r} and this program reads {VERSION}"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """What to tell about an exception that came up while loading."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds something other than tensors and plain values"
+    if isinstance(error, _Unfit):
+        return str(error)
+    return "it is damaged or no checkpoint"
+
+
+def _shape(value: Any) -> str:
+    shape = tuple(getattr(value, "shape", ()))
+    return "x".join(str(size) for size in shape) or "scalar"
