@@ -95,18 +95,16 @@ class Agent(torchutils.Module):
             config, self.wm, space, build, self.task_behavior, new_actor_critic
         )
         # On a GPU with jit, these become CUDA graphs.
-        self._update = Captured(
-            self._learn, self.device, backend_for(self.device, config.jit), "an update"
-        )
-        self._choose = Captured(
-            self._act, self.device, backend_for(self.device, config.jit), "the policy"
-        )
+        where = self.device, config.jit
+        graphs = backend_for(*where), backend_for(*where)
+        self._update = Captured(self._learn, self.device, graphs[0], "an update")
+        self._choose = Captured(self._act, self.device, graphs[1], "the policy")
 
     @torch.no_grad()
     def policy(
         self, obs: Data, state: tuple | None = None, mode: str = "train"
     ) -> tuple[dict[str, np.ndarray], tuple]:
-        """Actions for the observations of N environments.
+        """Choose actions for the observations of N environments.
 
         Args:
           obs: arrays (N, ...). Where is_first, the state is forgotten.
@@ -127,8 +125,8 @@ class Agent(torchutils.Module):
         return {"action": state[1].float().cpu().numpy()}, state
 
     def _act(self, inputs: tuple, noise: NoiseFn, mode: str) -> tuple[dict, Tensor]:
-        """(observations, the state before them) -> the state after them, which ends
-        with the actions (N, A). Nothing here waits for the device."""
+        """Turn (observations, the state before them) into the state after them, whose
+        last part is the actions (N, A). Waits for nothing."""
         obs, (latent, action) = inputs
         noise, rssm = scoped(noise, "policy"), self.wm.rssm
         with self.precision.context():
@@ -157,7 +155,7 @@ class Agent(torchutils.Module):
             (the one that led to the observation), ``reward``, ``is_first``,
             ``is_terminal``.
 
-        Returns the metrics, 0-d tensors on the device: nothing here waits for it.
+        Returns metrics, 0-d tensors on the device: nothing here waits for it.
         """
         self._step.fill_(int(self._counter))
         count = len(data["is_first"])
@@ -211,27 +209,19 @@ class Agent(torchutils.Module):
             torch.cuda.current_stream(self.device).synchronize()
 
     def _learn(self, inputs: tuple, noise: NoiseFn) -> tuple[dict, Metrics]:
-        """The batch and the state before it, on the device -> what train returns."""
+        """Turn (batch, latent before it) into (latent after it, metrics)."""
         data, state = inputs
         state, outs, metrics = self.wm.train(data, state, noise)
-        start = outs["post"]
-        metrics.update(
-            self.task_behavior.train(
-                self.wm,
-                start,
-                data["is_terminal"],
-                self.wm.predict_reward,
-                scoped(noise, "task"),
-                self._step,
-            )
-        )
+        start, terminal = outs["post"], data["is_terminal"]
+        args = self.wm, start, terminal, self.wm.predict_reward
+        metrics |= self.task_behavior.train(*args, scoped(noise, "task"), self._step)
         more = self.expl_behavior.train(start, outs, data, noise, self._step)
         metrics.update({f"expl_{key}": value for key, value in more.items()})
         return state, metrics
 
     @torch.no_grad()
     def report(self, data: Data) -> dict[str, np.ndarray]:
-        """Open-loop videos of every image key: ``openl_KEY`` (T, 3*H, 6*W, C)."""
+        """Make open-loop videos of every image key: ``openl_KEY`` (T, 3*H, 6*W, C)."""
         data = self.to_device(data)
         noise = scoped(self.eval_noise, "report")
         with self.precision.context():
@@ -242,40 +232,36 @@ class Agent(torchutils.Module):
 
     @torch.no_grad()
     def report_vectors(self, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What every vector key was, and what the model makes of it as in `report`.
+        """Return {key: (truth, model)} of every vector key, each (6, T, D).
 
-        Returns {key: (truth, model)}, each (6, T, D): at most 6 sequences, of which
-        the model has seen the first 5 steps.
+        Of at most 6 sequences, the model has seen the first 5 steps.
         """
         data = self.to_device(data)
         noise = scoped(self.eval_noise, "report")
+        found = {}
         with self.precision.context():
-            pairs = {
-                key: self.wm.open_loop(data, key, noise)
-                for key in self.wm.decoder.mlp_keys
-            }
-        return {
-            key: tuple(x.float().cpu().numpy() for x in pair)
-            for key, pair in pairs.items()
-        }
+            for key in self.wm.decoder.mlp_keys:
+                pair = self.wm.open_loop(data, key, noise)
+                found[key] = tuple(x.float().cpu().numpy() for x in pair)
+        return found
 
     def to_tensors(self, data: Data) -> dict[str, Tensor]:
-        """Arrays to tensors on the host, in pinned memory where that speeds up the
-        copy to the device. For a thread that prepares batches."""
+        """Turn arrays into tensors on the host, pinned where that speeds up the copy to
+        the device. For a thread that prepares batches."""
         tensors = {key: torch.as_tensor(value) for key, value in data.items()}
         if self.device.type == "cuda":
             tensors = {key: value.pin_memory() for key, value in tensors.items()}
         return tensors
 
     def to_device(self, data: Data) -> dict[str, Tensor]:
-        """Arrays to tensors on the device. Images stay uint8 until they are there."""
+        """Turn arrays into tensors on the device. Images are uint8 until there."""
         return {
             key: torch.as_tensor(value).to(self.device, non_blocking=True)
             for key, value in data.items()
         }
 
     def acting_networks(self) -> dict[str, nn.Module]:
-        """The networks behind `policy`: with their weights, another agent of the same
+        """Return the networks behind `policy`; by their weights another agent of this
         config acts alike."""
         networks = {
             "encoder": self.wm.encoder,
@@ -287,7 +273,7 @@ class Agent(torchutils.Module):
         return networks
 
     def summary(self) -> str:
-        """Device, precision and sizes, for the terminal."""
+        """Return device, precision and sizes, for the terminal."""
         dtype = str(self.precision.compute).removeprefix("torch.")
         lines = [f"Device: {self.device}, computing in {dtype}."]
         if self.config.device == "auto" and self.device.type == "cpu":

@@ -144,7 +144,7 @@ def evaluate(
 
 
 def _make_agent(trained: ExportedAgent | RunAgent, config: Config, env: Any) -> Agent:
-    agent = Agent(config, env.obs_space, env.act_space, Counter())
+    agent = Agent(config, env.obs_space, env.act_space, Counter(), learns=False)
     trained.restore(agent)
     return agent
 

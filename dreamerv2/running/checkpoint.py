@@ -14,9 +14,8 @@ import torch
 
 from dreamerv2 import __version__
 from dreamerv2.common.counter import Counter
-from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.errors import RunFailed, UsageError, summary
 from dreamerv2.common.files import cannot_write
-from dreamerv2.running.environments import summary
 from dreamerv2.running.logdir import CHECKPOINT
 from dreamerv2.running.signals import Stopped
 from dreamerv2.running.statefile import (
@@ -36,7 +35,7 @@ MISFITS = (LookupError, TypeError, ValueError)
 
 
 class Part(Protocol):
-    """A part of a run that has a state."""
+    """What has a state."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -202,10 +201,10 @@ class Checkpoint:
 
 
 def _other_layout(path: Path, loaded: Any) -> UsageError:
-    found = loaded.get("versions") if isinstance(loaded, dict) else None
-    wrote = found.get("dreamerv2") if isinstance(found, dict) else None
+    known = loaded.get("versions") if isinstance(loaded, dict) else None
+    version = known.get("dreamerv2") if isinstance(known, dict) else "unknown"
     return UsageError(
-        f"The checkpoint {path} was written by version {wrote or 'unknown'} of "
+        f"The checkpoint {path} was written by version {version} of "
         f"dreamerv2, and {__version__} cannot go on from it: go on with that version, "
         f"or start another --logdir from its networks by --load {path.parent}."
     )

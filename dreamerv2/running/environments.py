@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import re
 import time
 import traceback
 import warnings
@@ -12,14 +11,13 @@ from typing import Any
 
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import Async, make_env
-from dreamerv2.common.errors import RunFailed, UsageError
+from dreamerv2.common.errors import RunFailed, UsageError, summary
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.suites.interface import state_of
 from dreamerv2.running.seeds import derive_env_seed
 
 ERRORS = "env_errors.log"
 
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: ")  # How the line begins that names one.
 _GRACE = 1.0  # Seconds for one that failed to close by itself.
 
 # (config, seed, train) -> an environment.
@@ -27,11 +25,9 @@ MakeEnv = Callable[[Config, int, bool], Any]
 
 
 class Restarts:
-    """How many failures of environments a run puts up with; each is logged.
+    """Counts failures of all environments together; the one after `limit` ends the run.
 
-    Args:
-      limit: failures, of all environments together; the next one ends the run.
-      folder: of `env_errors.log`, which gets the tracebacks.
+    Tracebacks go to `env_errors.log` in the folder.
     """
 
     def __init__(self, limit: int, folder: Path):
@@ -42,20 +38,19 @@ class Restarts:
     def take(self, name: str, error: Exception) -> None:
         """Log a failure of the environment of that name.
 
-        Raises RunFailed if it was one too many, and UsageError if the log cannot be
-        written.
+        Raises RunFailed for one too many, UsageError for a log that cannot be written.
         """
         self._count += 1
         self.log(f"{name}, failure {self._count}", error)
-        told = f"{name} failed ({summary(error)})"
+        failure = f"{name} failed ({summary(error)})"
         if self._count > self._limit:
             raise RunFailed(
-                f"{told} after {self._limit} restarts, which is all that "
+                f"{failure} after {self._limit} restarts, which is all that "
                 f"--env_restarts allows: mend it with the help of {self.path} and "
                 "start the same command again to go on."
             )
         print(
-            f"{told}, so it was made anew without its unfinished episode, restart "
+            f"{failure}, so it was made anew without its unfinished episode, restart "
             f"{self._count} of {self._limit}; {self.path} has the traceback.",
             flush=True,
         )
@@ -72,20 +67,15 @@ class Restarts:
 
 
 class Environments:
-    """As many environments of one task, with seeds of their own.
+    """`count` environments of one task, for training or evaluation.
 
     Args:
-      config: task, seed, envs_parallel, env_timeout.
-      count: how many.
-      train: whether they are for training; those for evaluation differ in their seeds.
       restarts: is asked whether one that failed may be made anew.
-      make: makes them: (config, seed, train) -> environment; each gets a seed of its
-        own. Without it, config.task names them.
+      make: makes them; without it, config.task names them.
       start: numbers that tell this start of a run from those before it, so that
         environments made anew do not play the same episodes again.
 
-    Raises UsageError where the user can mend it, and RunFailed for a constructor that
-    fails in another way.
+    Raises UsageError where the user can mend it, RunFailed for another failure.
     """
 
     def __init__(
@@ -97,11 +87,6 @@ class Environments:
         make: MakeEnv | None = None,
         start: tuple[int, ...] = (),
     ):
-        if config.envs_parallel not in ("none", "thread", "process"):
-            raise UsageError(
-                f"Unknown envs_parallel '{config.envs_parallel}': expected none, "
-                "thread or process."
-            )
         self._config = config
         self.train = train
         self._restarts = restarts
@@ -117,9 +102,9 @@ class Environments:
             raise
 
     def replace(self, index: int, error: Exception) -> Any:
-        """Close the environment that failed with `error`; returns a new one.
+        """Close the environment that failed with `error`, and return a new one.
 
-        Raises RunFailed if there were too many failures.
+        Raises RunFailed for one failure too many.
         """
         while True:
             self._restarts.take(self._name(index), error)
@@ -135,7 +120,7 @@ class Environments:
                 error = failure
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The states of all environments; None if one of them cannot be saved."""
+        """Return the states of all; None if one of them cannot be saved."""
         states = []
         for index, env in enumerate(self.envs):
             try:
@@ -150,8 +135,8 @@ class Environments:
     def load_state_dict(self, state: dict[str, Any] | None) -> str:
         """Go on from what state_dict returned.
 
-        Returns why that is not possible, to be read after "since"; empty if it is.
-        Then all of them must be reset.
+        If that is not possible, return why, to be read after "since"; then all of them
+        must be reset.
         """
         if state is None:
             return "the checkpoint has no states of them"
@@ -178,7 +163,7 @@ class Environments:
             env.close(*grace)
 
     def _note(self, kind: type | None, error: Any, trace: Any) -> bool:
-        """What close() raises does not matter any more, but for the log."""
+        """Log what close() raises, which does not matter any more."""
         if isinstance(error, Exception):
             with contextlib.suppress(UsageError):  # A full disk, on the way out.
                 self._restarts.log(f"{self._role} environment, while closed", error)
@@ -212,15 +197,3 @@ class Environments:
 
     def _name(self, index: int) -> str:
         return f"{self._role} environment {index} ({self._config.task})"
-
-
-def summary(error: BaseException) -> str:
-    """An exception as a part of a sentence: its type and what it says.
-
-    Of the RuntimeError of an Async, which ends with the worker's traceback, these are
-    the exception's there.
-    """
-    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
-    starts = [i for i, line in enumerate(lines) if _EXCEPTION.match(line)]
-    text = " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
-    return re.sub(r"[.!?]+ (?=[A-Z])", "; ", text)[:200].rstrip(".!?; ")

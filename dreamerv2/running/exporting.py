@@ -61,7 +61,7 @@ def export_run(
         raise UsageError(f"{logdir} is exported already: name the folder of a run.")
     config = run.config.update({"jit": False, "device": "cpu"})
     spaces, names = _spaces(config, run.folder)
-    agent = Agent(config, *spaces, Counter())
+    agent = Agent(config, *spaces, Counter(), learns=False)
     run.restore(agent)
     path = Path(episode or newest_episode(run.folder)).expanduser()
     arrays = Recordings([path]).load(path)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamerv2.common.errors import UsageError
+from dreamerv2.running.statefile import match_state
 
 if TYPE_CHECKING:
     from dreamerv2.agent import ActorCritic, Agent
@@ -30,7 +30,7 @@ LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
 
 
 def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
-    """Every parameter of an agent, copied, in the reference's layout."""
+    """Copy every parameter of an agent, in the reference's layout."""
     return {
         name: to_layout(param.detach()).cpu().numpy().copy()
         for name, param in parameters(agent).items()
@@ -39,7 +39,7 @@ def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
-    """Copies parameters, given by name in the reference's layout, into an agent.
+    """Copy parameters, given by name in the reference's layout, into an agent.
 
     Where the agent has no slow critic, ``target_critic`` may be left out: it is the
     critic then. Raises UsageError that names what is missing, extra or misshapen;
@@ -48,14 +48,16 @@ def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
     known = parameters(agent)
     slow = agent.config.slow_target
     needed = [name for name in known if slow or "target_critic/" not in name]
-    _check(known, needed, params)
+    expected = {name: to_layout(known[name]) for name in needed}
+    params = {k: v for k, v in params.items() if k in expected or k not in known}
+    match_state(expected, params, "The set of parameters")
     for name in needed:
         param = known[name]
         param.copy_(from_layout(torch.as_tensor(np.asarray(params[name]))))
 
 
 def parameters(agent: "Agent") -> dict[str, nn.Parameter]:
-    """The agent's parameters themselves, in our layout, by the reference's names."""
+    """Return the agent's own parameters, in our layout, by the reference's names."""
     return {
         name: param
         for prefix, network in _networks(agent)
@@ -64,7 +66,7 @@ def parameters(agent: "Agent") -> dict[str, nn.Parameter]:
 
 
 def named_parameters(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
-    """One network's parameters by the reference's names, which begin with prefix."""
+    """Return a network's parameters by the reference's names, after `prefix`."""
     named = {}
     for path, layer in network.named_modules():
         leaves = NORM_LEAVES if isinstance(layer, nn.LayerNorm) else LINEAR_LEAVES
@@ -76,7 +78,7 @@ def named_parameters(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]
 
 
 def to_layout(x: Tensor) -> Tensor:
-    """A parameter or its gradient, from our layout to the reference's.
+    """Turn a parameter or its gradient from our layout to the reference's.
 
     Dense (out, in) -> (in, out); convolution (out, in, h, w) -> (h, w, in, out);
     transposed convolution (in, out, h, w) -> (h, w, out, in); vectors as they are.
@@ -85,12 +87,12 @@ def to_layout(x: Tensor) -> Tensor:
 
 
 def from_layout(x: Tensor) -> Tensor:
-    """The inverse of to_layout."""
+    """Undo to_layout."""
     return x.permute(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x
 
 
 def _networks(agent: "Agent") -> Iterator[tuple[str, nn.Module]]:
-    """The agent's networks by the reference's names."""
+    """Yield the agent's networks by the reference's names."""
     yield "encoder", agent.wm.encoder
     yield "rssm", agent.wm.rssm
     yield from agent.wm.heads.items()
@@ -110,25 +112,3 @@ def _actor_critic(ac: "ActorCritic", prefix: str) -> Iterator[tuple[str, nn.Modu
     yield f"{prefix}critic", ac.critic
     slow = ac.slow if ac.config.slow_target else ac.critic
     yield f"{prefix}target_critic", slow
-
-
-def _check(
-    known: Mapping[str, Tensor], needed: list[str], params: Mapping[str, np.ndarray]
-) -> None:
-    """Raises UsageError unless names and shapes agree."""
-    shapes = {name: tuple(to_layout(param).shape) for name, param in known.items()}
-    problems = {
-        "missing": [name for name in needed if name not in params],
-        "extra": [name for name in params if name not in known],
-        "misshapen": [
-            f"{name} {np.shape(params[name])} instead of {shape}"
-            for name, shape in shapes.items()
-            if name in params and np.shape(params[name]) != shape
-        ],
-    }
-    found = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise UsageError(
-            f"These parameters do not fit the agent ({'; '.join(found)}): build the "
-            "agent with the config that they were trained with."
-        )

@@ -48,7 +48,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def check(self, *args: object, **kwargs: object) -> None:
-        """Raises Stopped if a signal came. Takes and ignores what a callback gets."""
+        """Raise Stopped if a signal came; ignore what a callback gets."""
         if self._received is not None:
             raise Stopped(self._received)
 

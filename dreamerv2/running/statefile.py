@@ -54,16 +54,9 @@ _LONG_INT = 1024  # bits; torch's safe loader stops at 2040
 def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
     """Write a nested state to `path`, in one atomic step.
 
-    Args:
-      path: The file; a folder that is missing is made.
-      state: dicts (keys str or int), lists and tuples of tensors, numpy arrays and
-        scalars, bytes, str, int, float, bool and None. Tensors are stored without
-        their gradient and may be on any device.
-
-    Raises:
-      TypeError: The state holds something else; the message says where.
-      UsageError: The disk is full or the folder cannot be written to. The file
-        that was there before is untouched.
+    It holds dicts (keys str or int), lists and tuples of tensors, numpy arrays and
+    scalars, bytes, str, int, float, bool and None; TypeError says where something else
+    is. Raises UsageError if it cannot be written; the file before is untouched.
     """
     content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
     write_atomically(path, lambda file: torch.save(content, file))
@@ -74,12 +67,10 @@ def load_checkpoint(
 ) -> Any:
     """Read what `save_checkpoint` wrote, checking every byte and running no code.
 
-    Tensors come back as tensors on `map_location`, arrays as arrays of their dtype,
-    tuples as tuples, lists as lists; ints and floats are exact.
+    All comes back as it was, tensors on `map_location`.
 
-    Raises:
-      UsageError: The file is missing, unreadable, not ours, or, as its subclass
-        DamagedCheckpoint, damaged.
+    Raises UsageError for a file that is missing, unreadable or not ours, and its
+    subclass DamagedCheckpoint for one that is damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -112,14 +103,8 @@ def load_checkpoint(
 def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
     """Check that two mappings have the same names, and tensors of the same shapes.
 
-    Args:
-      expected: Name to tensor (or array), as the program has them now.
-      found: The same, as they come from a file.
-      where: What `found` is, as the start of the message: "variables.pt: model".
-      limit: At most so many names of a kind are listed.
-
-    Raises:
-      Misfit: Lists the names that are missing, extra, and misshapen.
+    Raises Misfit otherwise, which lists at most `limit` names of a kind and begins with
+    `where`: what `found` is, such as "variables.pt: model".
     """
     missing = sorted(str(k) for k in expected if k not in found)
     extra = sorted(str(k) for k in found if k not in expected)
@@ -204,12 +189,12 @@ def _encode_numpy(value: np.ndarray | np.generic, where: str) -> dict[str, Any]:
 
 
 def _raw(data: np.ndarray) -> torch.Tensor:
-    """A uint8 tensor of these bytes; a copy, as torch wants writable memory."""
+    """Return a uint8 tensor of these bytes; a copy, as torch wants writable memory."""
     return torch.from_numpy(data.copy())
 
 
 def _decode(value: Any) -> Any:
-    """The inverse of `_encode`; nonsense raises whatever it raises."""
+    """Undo `_encode`; nonsense raises whatever it raises."""
     if type(value) in (list, tuple):
         return type(value)(_decode(item) for item in value)
     if not isinstance(value, dict):
@@ -250,7 +235,7 @@ def _check_ours(content: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What to tell about an exception that came up while loading."""
+    """Tell why a file could not be loaded."""
     if isinstance(error, pickle.UnpicklingError):
         return "it holds something other than tensors and plain values"
     if isinstance(error, _Unfit):

@@ -36,7 +36,7 @@ class Watch:
         self._batch: Mapping[str, Tensor] = {}
 
     def add(self, metrics: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        """Takes one update's metrics, 0-d tensors, and the batch that it was of.
+        """Take one update's metrics, 0-d tensors, and the batch that it was of.
 
         Watches those named `*_loss` and `*_grad_norm`. Gradients that overflow in
         float16 are no fault while there is a loss scale to be lowered.
@@ -57,28 +57,28 @@ class Watch:
         self._batch = batch
 
     def check(self, step: int) -> None:
-        """Says what was not finite since the last check.
+        """Print what was not finite since the last check.
 
         Raises RunFailed if the last updates, `patience` or more, all were bad.
         """
         if self._counts is None:
             return
         *counts, row = (int(count) for count in self._counts.tolist())
-        found = {k: n for k, n in zip(self._names, counts, strict=True) if n}
+        bad = {k: n for k, n in zip(self._names, counts, strict=True) if n}
         updates, self._updates = self._updates, 0
         self._counts[:-1] = 0
-        if not found:
+        if not bad:
             return
-        listed = ", ".join(f"{name} in {n}" for name, n in found.items())
-        told = f"Not finite among {updates} updates until step {step}: {listed}"
+        listed = ", ".join(f"{name} in {n}" for name, n in bad.items())
+        listed = f"Not finite among {updates} updates until step {step}: {listed}"
         if row < self._patience:
-            print(f"{told}; such gradients are not followed, and the run goes on.")
+            print(f"{listed}; such gradients are not followed, and the run goes on.")
             return
         self._save_batch()
         raise RunFailed(
-            f"{told}, and the last {row} in a row were bad, so that the run ends with "
-            f"its last good checkpoint kept and the batch in {self._path}: go on from "
-            "there with a lower learning rate or --precision 32."
+            f"{listed}, and the last {row} in a row were bad, so that the run ends "
+            f"with its last good checkpoint kept and the batch in {self._path}: go on "
+            "from there with a lower learning rate or --precision 32."
         )
 
     def _save_batch(self) -> None:

@@ -18,10 +18,10 @@ from run_tools import (
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.driver import Driver
-from dreamerv2.common.errors import RunFailed
+from dreamerv2.common.errors import RunFailed, WorkerFailed, summary
 from dreamerv2.common.suites.toys import ToyCatch
 from dreamerv2.running import environments
-from dreamerv2.running.environments import Environments, Restarts, summary
+from dreamerv2.running.environments import Environments, Restarts
 
 
 @pytest.fixture
@@ -181,8 +181,9 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatc
 
 
 def test_an_error_is_summed_up_in_a_part_of_a_sentence():
-    worker = 'env failed in step:\nTraceback:\n  File "x"\nValueError: Bad. Not good.\n'
-    assert summary(RuntimeError(worker)) == "ValueError: Bad; Not good"
+    there = summary(ValueError("Bad. Not good."))
+    assert there == "ValueError: Bad; Not good"
+    assert summary(WorkerFailed("env failed in step:\nTraceback ..", there)) == there
     assert summary(ValueError("one\ntwo.")) == "ValueError: one two"
     assert summary(KeyError()) == "KeyError"
 

@@ -92,8 +92,8 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(agent):
     params["actor/dense9/bias"] = np.zeros(3, np.float32)
     params["critic/out/out/kernel"] = params["critic/out/out/kernel"].T
     message = (
-        r"missing: rssm/gru/bias; extra: actor/dense9/bias; "
-        r"misshapen: critic/out/out/kernel \(1, 8\) instead of \(8, 1\)"
+        r"1 missing \(rssm/gru/bias\), 1 extra \(actor/dense9/bias\), "
+        r"1 misshapen \(critic/out/out/kernel is 1x8 where 8x1 is needed\)"
     )
     with pytest.raises(UsageError, match=message):
         reference.load_reference(agent, params)

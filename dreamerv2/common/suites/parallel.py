@@ -21,7 +21,7 @@ from typing import Any
 
 import cloudpickle
 
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import UsageError, WorkerFailed, summary
 from dreamerv2.common.suites.interface import (
     Action,
     Env,
@@ -172,7 +172,8 @@ class Async:
         if kind == "usage":
             raise UsageError(value)
         if kind == "error":
-            raise RuntimeError(f"{self._name} failed in {what}:\n{value}")
+            trace, summed_up = value
+            raise WorkerFailed(f"{self._name} failed in {what}:\n{trace}", summed_up)
         return value
 
     def _wait(self, ticket: int, what: str, timeout: float | None) -> None:
@@ -300,6 +301,7 @@ def _answer(env: Env, kind: str, args: list[Any]) -> Any:
 
 
 def _failure(ticket: int, error: Exception) -> bytes:
-    kind = "usage" if isinstance(error, UsageError) else "error"
-    text = str(error) if kind == "usage" else traceback.format_exc()
-    return cloudpickle.dumps((ticket, kind, text))
+    if isinstance(error, UsageError):
+        return cloudpickle.dumps((ticket, "usage", str(error)))
+    value = traceback.format_exc(), summary(error)
+    return cloudpickle.dumps((ticket, "error", value))
