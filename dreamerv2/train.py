@@ -112,8 +112,9 @@ class Trainer:
             stack.callback(each.close)
         recordings = parts.open_recordings(config, folder, resumed)
         spaces = parts.find_spaces(envs, recordings, folder)
-        args = config, spaces, folder, self.step, self.timer, resumed
-        self.learner = parts.make_learner(*args)
+        self.learner = parts.make_learner(
+            config, spaces, folder, self.step, self.timer, resumed
+        )
         stack.callback(self.learner.close)
         checkpoint.add(step=self.step, evaluated=self.evaluated, agent=self.learner)
         checkpoint.add(**{f"when_{name}": when for name, when in self.when.items()})
@@ -127,19 +128,7 @@ class Trainer:
             self.step.increment(replays[0].stats["total_steps"])
         self.train = Collector(envs[0], replays[0], self.step, self.timer)
         self.eval = Collector(envs[1], replays[1])
-        transform = self.learner.agent.to_tensors
-        dataset = partial(replays[0].dataset, **config.dataset, transform=transform)
-        eval_dataset = partial(
-            replays[1].dataset, **config.dataset, transform=transform
-        )
-        self.batches = {
-            "learn": dataset(),
-            # A report uses up no batch that would have been trained on.
-            "train": dataset(ahead=False),
-            "eval": eval_dataset(ahead=False),
-        }
-        for batches in self.batches.values():
-            stack.enter_context(closing(batches))
+        self.batches = parts.make_batches(config, *replays, self.learner.agent, stack)
         self.logger = parts.make_logger(
             config, folder, self.step, checkpoint, stack, outputs
         )
@@ -167,8 +156,8 @@ class Trainer:
         if self.evaluated == step and step >= config.steps:
             print(f"This run has reached its {config.steps} steps already.")
             return
-        bar = progress("Train", total=config.steps, start=int(step))
-        with self.checkpoint.saved_at_last(), bar as bar:
+        shown = progress("Train", total=config.steps, start=int(step))
+        with self.checkpoint.saved_at_last(), shown as bar:
             saved = time.monotonic()
             while step < config.steps:
                 self.checkpoint.whole()
@@ -309,10 +298,10 @@ class Trainer:
 def full_gpu(error: torch.OutOfMemoryError) -> str:
     """Say what to do where the memory of the GPU is not enough."""
     # What follows is about PyTorch's own settings.
-    told = str(error).partition(" Of the allocated memory")[0].splitlines()[0]
+    reason = str(error).partition(" Of the allocated memory")[0].splitlines()[0]
     return (
-        f"The memory of the GPU is not enough ({told.rstrip('.')}): end other programs "
-        "that use it, or lower --dataset.batch or the sizes of the networks."
+        f"The memory of the GPU is not enough ({reason.rstrip('.')}): end other "
+        "programs that use it, or lower --dataset.batch or the sizes of the networks."
     )
 
 

@@ -130,7 +130,8 @@ class Replay:
         """Endless iterator over batches (B, T, ...) of random sequences.
 
         Each dataset of a replay has random numbers of its own. `transform` is applied
-        to each batch in a background thread. May be made while the replay is empty.
+        to each batch in a background thread. Batches are prepared ahead of being asked
+        for, or show the newest episodes. May be made while the replay is empty.
         """
         with self._lock:
             index = len(self._datasets)

@@ -10,6 +10,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.malloc import keep_freed_memory
 from dreamerv2.common.episodes.memory import warn_if_too_big
 from dreamerv2.common.episodes.offline import Recordings, find_episodes
+from dreamerv2.common.episodes.sampling import Dataset
 from dreamerv2.common.logger import JSONLOutput, Logger, Output, TerminalOutput
 from dreamerv2.common.other import Timer
 from dreamerv2.common.outputs.services import make_outputs
@@ -128,6 +129,24 @@ def make_replays(
     }
     seed = derive_seed(config.seed, "eval_replay")
     return train, Replay(folder / "eval_episodes", **settings, seed=seed)
+
+
+def make_batches(
+    config: Config, train: Replay, evaluation: Replay, agent: Agent, stack: ExitStack
+) -> dict[str, Dataset]:
+    """Make the streams of batches to `learn` from, and for reports of `train`, `eval`.
+
+    A report uses up no batch that would have been trained on, and sees the newest.
+    """
+    settings = {**config.dataset, "transform": agent.to_tensors}
+    batches = {
+        "learn": train.dataset(**settings),
+        "train": train.dataset(**settings, ahead=False),
+        "eval": evaluation.dataset(**settings, ahead=False),
+    }
+    for stream in batches.values():
+        stack.enter_context(closing(stream))
+    return batches
 
 
 def make_logger(

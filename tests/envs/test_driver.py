@@ -204,6 +204,8 @@ def test_episodes_per_env_gives_each_environment_its_share():
     assert [env.steps for env in envs] == [6, 42]
     assert [env.episode for env in envs] == [5, 5]
     assert len(record.steps) == 48
+    driver(Numbering(2), episodes_per_env=[1, 3])
+    assert [env.steps for env in envs] == [6 + 1, 42 + 21]
 
 
 def test_episodes_per_env_stands_alone():

@@ -74,9 +74,10 @@ class Dataset:
     on in the same row of the next batch. `is_first` is True where a sequence begins and
     False elsewhere.
 
-    When a batch is handed out, the next one is planned: what is random, and what looks
-    at the replay, happens there, in the caller's thread. A background thread then
-    copies the arrays and applies `transform`. So batches depend on the seed and on what
+    When a batch is handed out, the next one is planned (without `ahead`, not before it
+    is asked for): what is random, and what looks at the replay, happens there, in the
+    caller's thread. A background thread then copies the arrays and applies `transform`.
+    So batches depend on the seed and on what
     the replay held when the one before was handed out, never on the timing of threads.
     An error in the background is raised, with its traceback, where its batch is asked
     for; but an episode whose file turns out to be lost is forgotten, and the rows that
