@@ -100,7 +100,7 @@ def test_parameters_of_another_agent_do_not_fit(files):
     tensors = load_file(path)
     tensors["actor/out/out/bias"] = np.zeros(99, np.float16)
     save_file(tensors, path)
-    with pytest.raises(UsageError, match="misshapen: actor/out/out/bias"):
+    with pytest.raises(UsageError, match=r"1 misshapen \(actor/out/out/bias is"):
         restored(files)
 
 
