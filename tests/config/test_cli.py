@@ -20,27 +20,27 @@ from dreamerv2.running.statefile import load_checkpoint, save_checkpoint
 CATCH = [*TINY, "--task", "toy_catch", "--steps", "25"]
 
 
-@pytest.mark.parametrize("command", [SCRIPT, COMMAND], ids=["script", "command"])
-def test_a_run_works_from_any_working_directory(command, tmp_path):
-    flags = [*CATCH, "--logdir", "a run/1"]
-    result = ok(train(*flags, command=command, cwd=tmp_path))
-    assert result.err == ""
-    lines = metrics(tmp_path / "a run" / "1")
-    assert any("model_loss" in line for line in lines)
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def test_a_locale_of_ascii_alone_takes_any_logdir(tmp_path, monkeypatch):
-    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+# The command is given a logdir that its locale cannot print.
+@pytest.mark.parametrize(
+    "command, logdir, locale",
+    [(SCRIPT, "a run/1", {}), (COMMAND, "L\u00e5ng", ASCII)],
+    ids=["script", "command, in ASCII alone"],
+)
+def test_a_run_works_from_any_working_directory(
+    command, logdir, locale, tmp_path, monkeypatch
+):
     for name, value in locale.items():
         monkeypatch.setenv(name, value)
-    result = ok(train(*CATCH, "--logdir", "L\u00e5ng", cwd=tmp_path))
+    result = ok(train(*CATCH, "--logdir", logdir, command=command, cwd=tmp_path))
     assert result.err == ""
-    assert metrics(tmp_path / "L\u00e5ng")
+    assert any("model_loss" in line for line in metrics(tmp_path / logdir))
 
 
-@pytest.mark.parametrize("command", [SCRIPT, COMMAND], ids=["script", "command"])
-def test_bad_input_ends_the_process_with_exit_code_2(command, tmp_path):
-    result = train("--rssm.detr", "3", command=command, cwd=tmp_path)
+def test_bad_input_ends_the_process_with_exit_code_2(tmp_path):
+    result = train("--rssm.detr", "3", command=COMMAND, cwd=tmp_path)
     sentence = one_sentence(result)
     assert sentence.startswith(
         "Unknown flag '--rssm.detr'; did you mean --rssm.deter or "
