@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.actions import FlatAction
@@ -47,21 +46,11 @@ class OwnWrapper(Wrapper):
         }
         self._observation = FlatObservation(self._own)
         action = actions["action"]
-        if getattr(action, "discrete", False):  # One-hot vectors already.
-            self._action, self._space = np.asarray, action
-        else:
-            self._action = FlatAction(action)
-            self._space = self._action.space
-
-    @property
-    def obs_space(self) -> dict[str, Box]:
-        """Give the flat spaces."""
-        return {**self._observation.spaces, **self._logs, **signal_spaces()}
-
-    @property
-    def act_space(self) -> dict[str, Any]:
-        """Give one box or one discrete space."""
-        return {"action": self._space}
+        # One-hot vectors are given as they are.
+        flat = None if getattr(action, "discrete", False) else FlatAction(action)
+        self._action = flat or np.asarray
+        self.obs_space = {**self._observation.spaces, **self._logs, **signal_spaces()}
+        self.act_space = {"action": flat.space if flat else action}
 
     def reset(self) -> Obs:
         """Begin an episode."""

@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from dreamerv2.common.suites.interface import (
-    Action,
-    Env,
-    Obs,
-    Size,
-    Spaces,
-    close,
-    state_of,
-)
+from dreamerv2.common.suites.interface import Action, Env, Obs, Size, close, state_of
 from dreamerv2.common.suites.resize import AreaResize
 
 
@@ -52,7 +44,10 @@ class OneHotSpace(Box):
 
 
 class Wrapper:
-    """Pass everything on to the environment inside, but for private names."""
+    """Pass everything on to the environment inside, but for private names.
+
+    Subclasses change what is observed, or what is done, and the space of it.
+    """
 
     def __init__(self, env: Env):
         self._env = env
@@ -61,6 +56,14 @@ class Wrapper:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._env, name)
+
+    def reset(self) -> Obs:
+        """Begin an episode."""
+        return self._observed(self._env.reset())
+
+    def step(self, action: Action) -> Obs:
+        """Take an action."""
+        return self._observed(self._env.step(self._done(action)))
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the state of the environment inside; None if it cannot be saved."""
@@ -73,6 +76,12 @@ class Wrapper:
     def close(self) -> None:
         """Close the environment inside, if it has anything to close."""
         close(self._env)
+
+    def _observed(self, obs: Obs) -> Obs:
+        return obs
+
+    def _done(self, action: Action) -> Action:
+        return action
 
 
 class TimeLimit(Wrapper):
@@ -152,20 +161,13 @@ class NormalizeAction(Wrapper):
         low = np.where(self._mask, -1, space.low).astype(np.float32)
         high = np.where(self._mask, 1, space.high).astype(np.float32)
         self._dtype = space.dtype
-        self._space = Box(low, high, dtype=np.float32)
+        self.act_space = {"action": Box(low, high, dtype=np.float32)}
 
-    @property
-    def act_space(self) -> Spaces:
-        """Bound by -1 and 1 what was finite."""
-        return {"action": self._space}
-
-    def step(self, action: Action) -> Obs:
-        """Step with the action in the environment's own bounds."""
+    def _done(self, action: Action) -> Action:
         given = np.asarray(action["action"], np.float64)
         scaled = (given + 1) / 2 * (self._high - self._low) + self._low
         scaled = np.clip(scaled, self._low, self._high)
-        scaled = np.where(self._mask, scaled, given).astype(self._dtype)
-        return self._env.step({"action": scaled})
+        return {"action": np.where(self._mask, scaled, given).astype(self._dtype)}
 
 
 class OneHotAction(Wrapper):
@@ -182,24 +184,19 @@ class OneHotAction(Wrapper):
                 f"OneHotAction needs a discrete action space, but got {space}."
             )
         self._space = OneHotSpace(space.n)
+        self.act_space = {"action": self._space}
 
-    @property
-    def act_space(self) -> Spaces:
-        """Give one-hot vectors."""
-        return {"action": self._space}
+    def oracle(self) -> np.ndarray:
+        """Return the best action as a one-hot vector, if the environment knows it."""
+        return np.eye(self._space.n, dtype=np.float32)[self._env.oracle()]
 
-    def step(self, action: Action) -> Obs:
-        """Step with the index of the action."""
+    def _done(self, action: Action) -> Action:
         given = action["action"]
         if not self._space.contains(given):
             raise ValueError(
                 f"Expected a one-hot vector of {self._space.n} numbers, got {given}."
             )
-        return self._env.step({"action": int(np.argmax(given))})
-
-    def oracle(self) -> np.ndarray:
-        """Return the best action as a one-hot vector, if the environment knows it."""
-        return np.eye(self._space.n, dtype=np.float32)[self._env.oracle()]
+        return {"action": int(np.argmax(given))}
 
 
 class ResizeImage(Wrapper):
@@ -210,33 +207,17 @@ class ResizeImage(Wrapper):
 
     def __init__(self, env: Env, size: Size):
         super().__init__(env)
-        size = tuple(size)
-        self._index = {
-            key: np.ix_(
-                *(_nearest(n, m) for n, m in zip(space.shape[:2], size, strict=True))
-            )
-            for key, space in env.obs_space.items()
-            if len(space.shape) in (2, 3) and space.shape[:2] != size
-        }
+        self._index = {}
+        self.obs_space = dict(env.obs_space)
+        for key, space in env.obs_space.items():
+            if len(space.shape) in (2, 3) and space.shape[:2] != tuple(size):
+                at = np.ix_(*map(_nearest, space.shape, size))
+                self._index[key] = at
+                self.obs_space[key] = Box(
+                    space.low[at], space.high[at], dtype=space.dtype
+                )
 
-    @property
-    def obs_space(self) -> Spaces:
-        """Give the new sizes."""
-        spaces = dict(self._env.obs_space)
-        for key, index in self._index.items():
-            low, high = spaces[key].low[index], spaces[key].high[index]
-            spaces[key] = Box(low, high, dtype=spaces[key].dtype)
-        return spaces
-
-    def reset(self) -> Obs:
-        """Resize the first observation."""
-        return self._resize(self._env.reset())
-
-    def step(self, action: Action) -> Obs:
-        """Resize the next observation."""
-        return self._resize(self._env.step(action))
-
-    def _resize(self, obs: Obs) -> Obs:
+    def _observed(self, obs: Obs) -> Obs:
         return {**obs, **{key: obs[key][at] for key, at in self._index.items()}}
 
 
@@ -257,27 +238,15 @@ class RenderImage(Wrapper):
         if "image" in env.obs_space:
             raise ValueError("The environment already has an observation 'image'.")
         env.reset()  # Many environments can only be rendered once they have begun.
-        self._shape = np.asarray(env.render()).shape
-        if len(self._shape) != 3:
+        shape = np.asarray(env.render()).shape
+        if len(shape) != 3:
             raise ValueError("Its render() gives no picture (H, W, 3)")
         self._resize = None
         if size is not None:
-            self._resize = AreaResize(self._shape[:2], size)
-            self._shape = (*size, self._shape[2])
+            self._resize = AreaResize(shape[:2], size)
+            shape = (*size, shape[2])
+        self.obs_space = {**env.obs_space, "image": Box(0, 255, shape, np.uint8)}
 
-    @property
-    def obs_space(self) -> Spaces:
-        """Add the image."""
-        return {**self._env.obs_space, "image": Box(0, 255, self._shape, np.uint8)}
-
-    def reset(self) -> Obs:
-        """Add the image to the first observation."""
-        return self._with_image(self._env.reset())
-
-    def step(self, action: Action) -> Obs:
-        """Add the image to the next observation."""
-        return self._with_image(self._env.step(action))
-
-    def _with_image(self, obs: Obs) -> Obs:
+    def _observed(self, obs: Obs) -> Obs:
         image = np.array(self._env.render(), np.uint8)
         return {**obs, "image": self._resize(image) if self._resize else image}
