@@ -1,5 +1,6 @@
 # make setup   make .venv and install everything into it
 # make train   train; ARGS="--flag value ..." replaces the arguments
+# make play    step inside a dream; ARGS="--flag value ..." goes to play.py
 # make test    every check; ARGS="-k name ..." goes to pytest
 # make lint    style alone
 # make test-lowest   the tests with the oldest versions that pyproject.toml allows
@@ -17,7 +18,7 @@ CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python
 WORKS := import sys, venv, ensurepip; \
 	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 
-.PHONY: help setup train test lint test-lowest clean
+.PHONY: help setup train play test lint test-lowest clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -76,6 +77,9 @@ else
 	exec $(PY) dreamerv2/train.py --configs defaults "$$1" --task atari_pong \
 	  --logdir ~/logdir/atari_pong/"$$2"/1
 endif
+
+play: setup
+	@exec $(PY) dreamerv2/play.py $(value ARGS)
 
 test: lint
 	@exec $(PY) -m pytest $(value ARGS)

@@ -91,6 +91,11 @@ class Checkpoint:
             self._parts[name] = part
             if not self.resumed:
                 continue
+            if name not in self._loaded:
+                raise UsageError(
+                    f"The checkpoint {self.path} has no '{name}': it is of another "
+                    "version; move it away to start anew from the episodes."
+                )
             try:
                 state = self._loaded.pop(name)
                 if not isinstance(state, dict):
