@@ -253,3 +253,9 @@ def test_make_clean_leaves_the_environment_and_the_runs(workplace):
     left = {p.relative_to(workplace).parts[0] for p in workplace.glob("**/x")}
     assert left == {"logdir", "build2"}
     assert (workplace / ".venv" / "bin" / "python").exists()
+
+
+def test_the_citation_names_the_version_and_the_changes_have_it():
+    version = dreamerv2.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
