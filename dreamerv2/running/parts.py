@@ -155,7 +155,7 @@ def make_logger(
     step: Counter,
     checkpoint: Checkpoint,
     stack: ExitStack,
-    more: Sequence[Output],
+    extra_outputs: Sequence[Output],
 ) -> Logger:
     """Make the logger to the terminal, metrics.jsonl and what config.logger names.
 
@@ -167,7 +167,7 @@ def make_logger(
     if not checkpoint.resumed:
         jsonl.truncate_after(frames)
     checkpoint.add(jsonl=jsonl)
-    outputs = [TerminalOutput(), jsonl, *more]
+    outputs = [TerminalOutput(), jsonl, *extra_outputs]
     for output in make_outputs(config.logger, folder, config, frames):
         if hasattr(output, "close"):
             stack.enter_context(closing(output))
