@@ -33,10 +33,9 @@ VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
 
 class Logger:
-    """Gathers metrics and hands them to its outputs.
+    """Gathers metrics and hands them to its outputs, with steps in frames.
 
     step: counts policy steps; read whenever something is written.
-    outputs: called in turn with a list of `(step, name, value)`, steps in frames.
     multiplier: environment frames per policy step (the action repeat).
     """
 
@@ -47,13 +46,12 @@ class Logger:
         self._outputs = list(outputs)
         self._multiplier = multiplier
         self._scalars: dict[str, list[Any]] = defaultdict(list)
-        self._pictures: dict[str, tuple[str, Any]] = {}
-        self._samples: dict[str, Any] = {}
+        self._latest: dict[str, tuple[Callable[[Any], np.ndarray], Any]] = {}
         self.restart_clock()
 
     @property
     def frames(self) -> int:
-        """The step count in environment frames."""
+        """Return the step count in environment frames."""
         return int(self._step) * self._multiplier
 
     def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
@@ -63,24 +61,23 @@ class Logger:
         (A batch of images goes to `image`, a video without channels to `video`.)
         ValueError names a value that is none of these. A prefix gets an underscore.
         """
+        kinds = [self.scalar, None, self.image, self.image, self.video, self.video]
         for name, value in mapping.items():
             name = f"{prefix}_{name}" if prefix else name
-            image, video = self.image, self.video
-            kinds = {0: self.scalar, 2: image, 3: image, 4: video, 5: video}
             shape = tuple(np.shape(value))
-            if len(shape) not in kinds:
+            add = kinds[len(shape)] if len(shape) < len(kinds) else None
+            if add is None:
                 raise ValueError(
                     f"Metric {name!r} has shape {shape}, which is neither a "
                     "scalar nor an image nor a video."
                 )
-            kinds[len(shape)](name, value)
+            add(name, value)
 
     def scalar(self, name: str, value: Any) -> None:
-        """Add a number; several of one name are averaged when they are written.
+        """Add a number, or an array or tensor of shape (); ValueError otherwise.
 
-        value: a number, or an array or tensor of shape (); ValueError otherwise. A
-          tensor stays where it is until `write`, so its memory must not be overwritten
-          before (clone what a CUDA graph puts out).
+        Several of one name are averaged. A tensor stays where it is until `write`, so
+        its memory must not be overwritten before (clone what a CUDA graph puts out).
         """
         is_tensor = isinstance(value, torch.Tensor)
         shape = tuple(np.shape(value))
@@ -92,32 +89,23 @@ class Logger:
         self._scalars[name].append(value.detach() if is_tensor else value)
 
     def histogram(self, name: str, value: Any) -> None:
-        """Add numbers to show the distribution of; of one name the last are written.
+        """Add numbers, of any shape, to show the distribution of; the last are written.
 
-        value: an array or tensor of any shape, which is copied to the host here, since
-          its memory may well be overwritten before `write`.
+        They are copied to the host, since their memory may be overwritten before then.
         """
         if isinstance(value, torch.Tensor):
             value = value.detach().float().cpu().numpy()
-        self._samples[name] = np.array(value).ravel()
+        self._latest[name] = np.ravel, np.array(value)
 
     def image(self, name: str, value: Any) -> None:
-        """Add an image; of several with one name the last is written.
-
-        value: (H, W), (H, W, C), or a batch (B, H, W, C), as for `pictures.as_image`;
-          ValueError otherwise.
-        """
+        """Add an image for `as_image`, or raise ValueError; the last is written."""
         check_picture(name, value, "image")
-        self._pictures[name] = ("image", value)
+        self._latest[name] = as_image, value
 
     def video(self, name: str, value: Any) -> None:
-        """Add a video; of several with one name the last is written.
-
-        value: (T, H, W), (T, H, W, C), or a batch (B, T, H, W, C), as for
-          `pictures.as_video`; ValueError otherwise.
-        """
+        """Add a video for `as_video`, or raise ValueError; the last is written."""
         check_picture(name, value, "video")
-        self._pictures[name] = ("video", value)
+        self._latest[name] = as_video, value
 
     def write(self, fps: bool = False) -> None:
         """Give everything since the last call to the outputs, at the current step.
@@ -126,16 +114,15 @@ class Logger:
           one, or since the clock was started.
         """
         if fps:
-            self.scalar("fps", self._frames_per_second())
+            last_time, last_frames = self._last_time, self._last_frames
+            self.restart_clock()
+            elapsed = max(self._last_time - last_time, 1e-9)
+            self.scalar("fps", (self._last_frames - last_frames) / elapsed)
         step = self.frames
         scalars, self._scalars = self._scalars, defaultdict(list)
-        pictures, self._pictures = self._pictures, {}
-        summaries = [(step, k, v) for k, v in _means(scalars).items()]
-        for name, (kind, value) in pictures.items():
-            value = as_image(value) if kind == "image" else as_video(value)
-            summaries.append((step, name, value))
-        samples, self._samples = self._samples, {}
-        summaries += [(step, name, value) for name, value in samples.items()]
+        latest, self._latest = self._latest, {}
+        summaries = [(step, name, value) for name, value in _means(scalars).items()]
+        summaries += [(step, k, convert(x)) for k, (convert, x) in latest.items()]
         if summaries:
             for output in self._outputs:
                 output(summaries)
@@ -144,12 +131,6 @@ class Logger:
         """Measure `fps` from here: after loading a step count, or after a pause."""
         self._last_time = time.monotonic()
         self._last_frames = self.frames
-
-    def _frames_per_second(self) -> float:
-        last_time, last_frames = self._last_time, self._last_frames
-        self.restart_clock()
-        elapsed = max(self._last_time - last_time, 1e-9)
-        return (self._last_frames - last_frames) / elapsed
 
 
 def is_logged(key: str, config: Mapping[str, Any], video: bool) -> bool:
@@ -166,14 +147,10 @@ def add_episode(
     config: Mapping[str, Any],
     video: bool,
 ) -> None:
-    """Log return, length, chosen keys and, if asked, videos of a finished episode.
+    """Log `{mode}_return`, length, log_keys_*, and perhaps videos of an episode.
 
-    Args:
-      logger: gets the metrics, as `{mode}_return` and so on.
-      ep: arrays (T, ...); index 0 is the reset.
-      mode: `train` or `eval`.
-      config: whose log_keys_sum, log_keys_mean, log_keys_max and log_keys_video count.
-      video: whether videos are wanted.
+    ep: arrays (T, ...); index 0 is the reset.
+    mode: `train` or `eval`.
     """
     logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
     logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
@@ -189,18 +166,17 @@ def add_episode(
 
 
 class TerminalOutput:
-    """Prints the scalars in one line: `[  10000] actor_ent 1.79 / fps 812`.
+    """Prints the scalars in one line, `[  10000] actor_ent 1.79 / fps 812`.
 
-    write: takes the line. The default prints it, above a progress bar if one shows.
+    It goes to `write`; the default prints it, above a progress bar if one shows.
     """
 
     def __init__(self, write: Callable[[str], None] | None = None):
         self._write = write or (lambda line: print(line, flush=True))
 
     def __call__(self, summaries: list[Summary]) -> None:
-        scalars = {name: float(value) for _, name, value in _scalars(summaries)}
+        step, scalars = _scalars(summaries)
         if scalars:
-            step = max(step for step, _, _ in summaries)
             # Values have one width, so that the columns of successive lines align.
             cells = [f"{k} {format_number(v):<8}" for k, v in sorted(scalars.items())]
             self._write(f"[{step:>9}] {' / '.join(cells)}".rstrip())
@@ -209,11 +185,9 @@ class TerminalOutput:
 class JSONLOutput:
     """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line.
 
-    JSON knows no NaN and no infinity; they are written as null.
-
-    Opening the file repairs a last line that was cut by a kill or a full disk. `warn`
-    takes a sentence when something had to be removed. UsageError if the folder, which
-    is made, cannot be written to.
+    NaN and infinity, which JSON lacks, become null. Opening the file repairs a last
+    line that was cut by a kill or a full disk; `warn` takes a sentence when something
+    had to be removed. UsageError if the folder cannot be made or written to.
     """
 
     def __init__(
@@ -229,13 +203,11 @@ class JSONLOutput:
             raise cannot_write(self.path, error) from error
 
     def __call__(self, summaries: list[Summary]) -> None:
-        values = {name: float(value) for _, name, value in _scalars(summaries)}
-        if not values:
+        step, scalars = _scalars(summaries)
+        if not scalars:
             return
-        values = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = json.dumps(
-            {"step": max(step for step, _, _ in summaries), **values}, allow_nan=False
-        )
+        values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        line = json.dumps({"step": step, **values}, allow_nan=False)
         try:
             with self.path.open("ab") as file:
                 file.write(line.encode() + b"\n")
@@ -258,21 +230,18 @@ class JSONLOutput:
         self.truncate_after(sys.maxsize, state["size"])
 
     def truncate_after(self, step: int, size: int | None = None) -> int:
-        """Drop the lines of later steps, as a run resumes; return how many.
+        """Drop the lines of later steps (in frames), as a run resumes; return how many.
 
-        step: the last one to keep, in frames like those in the file. Lines that are no
-          JSON are dropped, too.
-        size: of the file when the checkpoint was written: lines beyond it are of an
-          evaluation that is made again.
+        Lines that are no JSON are dropped, too, and those beyond the `size` that the
+        file had at the checkpoint: they are of an evaluation that is made again.
         """
         content = self.path.read_bytes()
-        head, tail = content, b""
-        if size == 0 or size and content[size - 1 : size] == b"\n":
-            head, tail = content[:size], content[size:]
-        lines = head.splitlines(keepends=True)
+        if size is None or size and content[size - 1 : size] != b"\n":
+            size = len(content)
+        lines = content[:size].splitlines(keepends=True)
         steps = [_step_of(line) for line in lines]
         kept = [x for x, at in zip(lines, steps, strict=True) if at <= step]
-        dropped = len(lines) - len(kept) + tail.count(b"\n")
+        dropped = len(lines) - len(kept) + content[size:].count(b"\n")
         if dropped:
             write_atomically(self.path, lambda file: file.write(b"".join(kept)))
         unreadable = steps.count(math.inf)
@@ -290,7 +259,7 @@ class JSONLOutput:
 
 
 def format_number(value: float) -> str:
-    """A number in at most 8 characters: 1203, 0.0123, 3.142, 1.2e-05, nan."""
+    """Format in at most 8 characters: 1203, 0.0123, 3.142, 1.2e-05, nan."""
     if value == 0 or 1000 <= abs(value) < 1e7:
         return f"{value:.0f}"
     return f"{value:.4g}" if 0.01 <= abs(value) < 1000 else f"{value:.1e}"
@@ -298,30 +267,31 @@ def format_number(value: float) -> str:
 
 def _means(scalars: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
     """Average the values of each name on the host, in float64."""
-    groups: dict[tuple, list[torch.Tensor]] = defaultdict(list)
-    places: dict[tuple, list[tuple[str, int]]] = defaultdict(list)
     host = {name: np.empty(len(values)) for name, values in scalars.items()}
+    groups: dict[tuple, list[tuple[torch.Tensor, str, int]]] = defaultdict(list)
     for name, values in scalars.items():
         for i, value in enumerate(values):
             if isinstance(value, torch.Tensor):
-                groups[value.device, value.dtype].append(value)
-                places[value.device, value.dtype].append((name, i))
+                groups[value.device, value.dtype].append((value, name, i))
             else:
                 host[name][i] = value
-    for key, tensors in groups.items():
-        moved = torch.stack(tensors).cpu().double().numpy()  # one wait, not many
-        for (name, i), number in zip(places[key], moved, strict=True):
+    for group in groups.values():
+        # One wait for the device, not many.
+        moved = torch.stack([value for value, _, _ in group]).cpu().double().numpy()
+        for (_, name, i), number in zip(group, moved, strict=True):
             host[name][i] = number
     with np.errstate(invalid="ignore"):  # inf - inf is nan, and shall be seen
         return {name: np.asarray(values.mean()) for name, values in host.items()}
 
 
-def _scalars(summaries: list[Summary]) -> list[Summary]:
-    return [summary for summary in summaries if np.ndim(summary[2]) == 0]
+def _scalars(summaries: list[Summary]) -> tuple[int, dict[str, float]]:
+    """Return the latest step, and the scalars among the summaries."""
+    scalars = {name: float(x) for _, name, x in summaries if np.ndim(x) == 0}
+    return max((step for step, _, _ in summaries), default=0), scalars
 
 
 def _step_of(line: bytes) -> float:
-    """The step of a line in metrics.jsonl; infinity if it has none."""
+    """Return the step of a line in metrics.jsonl; infinity if it has none."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

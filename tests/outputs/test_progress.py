@@ -19,7 +19,6 @@ class Clock:
 def plain_bar(**kwargs):
     lines, clock = [], Clock()
     bar = PlainBar("Prefill", write=lines.append, clock=clock, **kwargs)
-    bar.open()
     return bar, lines, clock
 
 

@@ -1,22 +1,19 @@
 """Pictures for the logger: arrays to uint8 images and videos, to PNGs and GIFs.
 
-GIFs are encoded in this process. Every frame is kept, for as long as every other.
-(Pillow's own writer merges frames that look alike, which changes the length of a video
-in which nothing moves.) So Pillow only compresses the pixels here, and the file around
-them is written by hand.
+A GIF keeps every frame, for as long as every other. (Pillow's own writer of whole files
+merges frames that look alike, so they are put together here.)
 """
 
 import io
-import struct
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 _COLORS = 256
 _SAMPLES = 4096
-_GRAYS = np.repeat(np.arange(_COLORS, dtype=np.uint8)[:, None], 3, 1)
+GIF_END = b";"
 
 
 def check_picture(name: str, value: Any, kind: str) -> None:
@@ -43,18 +40,14 @@ def as_image(value: Any) -> np.ndarray:
 
 
 def as_video(value: Any) -> np.ndarray:
-    """(T, H, W), (T, H, W, C) or (B, T, H, W, C) -> (T, H, W, C) uint8, C 1 or 3.
-
-    As `as_image`.
-    """
+    """(T, H, W), (T, H, W, C), (B, T, H, W, C) -> (T, H, W, C) uint8; see as_image."""
     return _side_by_side(_as_uint8(value), ndim=4)
 
 
 def encode_png(image: np.ndarray) -> bytes:
     """Encode an image (H, W, C) uint8, C 1 or 3, as a PNG file."""
-    image = image[..., 0] if image.shape[-1] == 1 else image
     data = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(data, "PNG")
+    _image(image[..., 0] if image.shape[-1] == 1 else image).save(data, "PNG")
     return data.getvalue()
 
 
@@ -66,58 +59,40 @@ def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
     them, so 50 is the most for `fps`. ValueError for another array, an empty one, or
     one too large for a GIF.
     """
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] not in (1, 3) or frames.dtype != np.uint8:
+    shape, dtype = np.shape(frames), frames.dtype
+    if len(shape) != 4 or shape[-1] not in (1, 3) or dtype != np.uint8 or not shape[0]:
         raise ValueError(
             "A GIF is made of uint8 frames (T, H, W, C) with C 1 or 3, "
-            f"not {frames.dtype} {frames.shape}."
+            f"not {dtype} {shape}."
         )
-    length, height, width, _ = frames.shape
-    if not length:
-        raise ValueError(f"A GIF cannot have frames {frames.shape}.")
-    head = gif_head(height, width)
+    head = gif_head(*shape[1:3])
     return b"".join([head, *(gif_frame(frame, fps) for frame in frames), GIF_END])
 
 
-GIF_END = b";"
-
-
 def gif_head(height: int, width: int) -> bytes:
-    """What a GIF begins with, for who writes one frame by frame; see encode_gif."""
+    """Return what a GIF begins with, for who writes one by frames; see encode_gif."""
     if not (0 < height < 2**16 and 0 < width < 2**16):
         raise ValueError(f"A GIF cannot have frames of {height}x{width}.")
-    return b"".join(
-        [
-            # Signature, size, flags (a table of 256 colors), background, aspect.
-            b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0),
-            _GRAYS.tobytes(),
-            b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", 0, 0),  # for ever
-        ]
-    )
+    gray = Image.new("L", (width, height))
+    return b"".join(GifImagePlugin.getheader(gray, info={"loop": 0})[0])
 
 
 def gif_frame(frame: np.ndarray, fps: float) -> bytes:
-    """One frame (H, W, C) uint8 of a GIF that began with gif_head."""
+    """Return one frame (H, W, C) uint8 of a GIF that began with gif_head."""
     if not 0 < fps <= 100:
         raise ValueError(f"A GIF plays at most 100 frames per second, not {fps}.")
-    height, width, _ = frame.shape
     gray = bool((frame == frame[..., :1]).all())
-    pixels, palette = (frame[..., 0], None) if gray else _quantize(frame)
-    flags = 0 if palette is None else 0x87  # a table of 256 colors of its own
-    return b"".join(
-        [
-            # Disposal 1, leave in place: the next frame covers it all.
-            b"!\xf9\x04" + struct.pack("<BHBB", 1 << 2, _delay(fps), 0, 0),
-            b"," + struct.pack("<HHHHB", 0, 0, width, height, flags),
-            b"" if palette is None else palette.tobytes(),
-            _compress(pixels),
-        ]
+    data = GifImagePlugin.getdata(
+        _image(frame[..., 0]) if gray else _quantize(frame),
+        duration=10 * max(2, round(100 / fps)),
+        disposal=1,  # Leave in place: the next frame covers it all.
+        include_color_table=not gray,
     )
+    return b"".join(data)
 
 
-def _delay(fps: float) -> int:
-    """Between frames, in 1/100 s."""
-    return max(2, round(100 / fps))
+def _image(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _as_uint8(value: Any) -> np.ndarray:
@@ -145,40 +120,17 @@ def _side_by_side(value: np.ndarray, ndim: int) -> np.ndarray:
     return value[..., : 3 if value.shape[-1] > 2 else 1]
 
 
-def _compress(pixels: np.ndarray) -> bytes:
-    """LZW code of (H, W) uint8 color numbers, out of a GIF that Pillow writes."""
-    file = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.save(file, "GIF", optimize=False, interlace=0)
-    data = file.getvalue()
-    place = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # Behind the head and its colors.
-    while data[place] == ord("!"):  # An extension: blocks, each after its length.
-        place += 2
-        while data[place]:
-            place += data[place] + 1
-        place += 1
-    return data[place + 10 : -1]  # Without the frame's descriptor and the end.
-
-
-def _quantize(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) colors -> (H, W) color numbers and a (256, 3) palette."""
-    height, width, _ = frame.shape
-    palette = np.zeros((_COLORS, 3), np.uint8)
-    known = Image.fromarray(np.ascontiguousarray(frame)).getcolors(_COLORS)
-    if known is not None:
-        red, green, blue = np.moveaxis(frame.astype(np.uint32), -1, 0)
-        colors = np.array(sorted(r << 16 | g << 8 | b for _, (r, g, b) in known))
-        channels = (colors >> 16, colors >> 8 & 255, colors & 255)
-        palette[: len(colors)] = np.stack(channels, -1)
-        pixels = np.searchsorted(colors, red << 16 | green << 8 | blue)
-        return pixels.astype(np.uint8), palette
+def _quantize(frame: np.ndarray) -> Image.Image:
+    """Give a picture (H, W, 3) uint8 a palette of 256 colors."""
+    image = _image(frame)
+    if image.getcolors(_COLORS):
+        codes = frame.astype(np.uint32) @ np.uint32([1 << 16, 1 << 8, 1])
+        colors, pixels = np.unique(codes, return_inverse=True)
+        exact = _image(pixels.reshape(codes.shape).astype(np.uint8))
+        exact.putpalette((colors[:, None] >> [16, 8, 0] & 255).astype(np.uint8))
+        return exact
     # Colors found among some of the pixels are nearly as good and ten times as fast.
-    picks = np.random.default_rng(0).integers(0, height * width, _SAMPLES)
-    sample = Image.fromarray(frame.reshape(-1, 3)[picks].reshape(-1, 64, 3))
-    image = sample.quantize(_COLORS, Image.Quantize.MEDIANCUT, kmeans=1)
-    found = np.frombuffer(bytes(image.getpalette("RGB")), np.uint8).reshape(-1, 3)
-    palette[: len(found)] = found[:_COLORS]
-    image = Image.fromarray(np.ascontiguousarray(frame)).quantize(
-        palette=image, dither=Image.Dither.NONE
-    )
-    return np.asarray(image), palette
+    picks = np.random.default_rng(0).integers(0, frame[..., 0].size, _SAMPLES)
+    sample = _image(frame.reshape(-1, 3)[picks].reshape(-1, 64, 3))
+    palette = sample.quantize(_COLORS, Image.Quantize.MEDIANCUT, kmeans=1)
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -35,13 +35,10 @@ def progress(
     shows nothing until the end, it is a line at the start, one at the end, and between
     them lines after 10, 20, 40, ... seconds, at least one every ten minutes.
 
-    Args:
-      title: what is going on, like "Prefill".
-      total: the count at which it is done; None if nobody knows.
-      start: the count at the beginning, when earlier work is resumed; no part of the
-        rate.
-      unit: what is counted, for the rate.
-      console: where to show it; standard output by default.
+    total: the count at which it is done; None if nobody knows.
+    start: the count at the beginning, when earlier work is resumed.
+    unit: what is counted, for the rate.
+    console: where to show it; standard output by default.
     """
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.
@@ -54,7 +51,6 @@ def progress(
         bar = TerminalBar(title, total, start, unit, console)
     else:
         bar = PlainBar(title, total, start, unit, write)
-    bar.open()
     finished = False
     try:
         yield bar
@@ -84,7 +80,7 @@ class TerminalBar:
         )
         total = None if total is None else int(total)
         self._task = self._progress.add_task(title, total=total, completed=int(start))
-        self.open = self._progress.start
+        self._progress.start()
 
     def advance(self, amount: float = 1) -> None:
         """Count so much more as done."""
@@ -124,11 +120,8 @@ class PlainBar:
         self._write = write or (lambda line: print(line, flush=True))
         self._clock = clock
         self._pace = FIRST_LINE
-
-    def open(self) -> None:
-        """Print the first line and start the clock."""
-        self._begin = self._last = self._clock()
-        self._first_count = self._last_count = self.count
+        self._begin = self._last = clock()
+        self._first_count = self._last_count = start
         self._write(f"{self._title}: {self._position()}")
 
     def advance(self, amount: float = 1) -> None:
@@ -150,12 +143,10 @@ class PlainBar:
         """Print the last line, which says whether the work was finished."""
         elapsed = self._clock() - self._begin
         rate = (self.count - self._first_count) / max(elapsed, 1e-9)
-        word = "done" if finished else "stopped"
-        taken = timedelta(seconds=round(elapsed))
-        line = f"{self._title} {word}: {self._position()} in {taken}"
-        self._write(
-            line + (f", {format_rate(rate)} {self._unit}/s" if rate > 0 else "")
-        )
+        title = f"{self._title} {'done' if finished else 'stopped'}"
+        line = f"{title}: {self._position()} in {timedelta(seconds=round(elapsed))}"
+        line += f", {format_rate(rate)} {self._unit}/s" if rate > 0 else ""
+        self._write(line)
 
     def _position(self) -> str:
         count = f"{self.count:.10g}"

@@ -12,19 +12,15 @@ from typing import Any, TextIO
 def print_anything() -> None:
     """Have standard output show characters that its encoding lacks as question marks.
 
-    Paths, and the bar on a narrow terminal, may have some, and ASCII is enough for a
-    locale. For commands, once, at their start.
+    Paths and progress bars may have some, in a locale of ASCII. For commands, at start.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 class ReaderMayLeave:
-    """A stream of text whose reader may leave: from then on it goes nowhere.
-
-    Args:
-      stream: where it goes; all else is asked of it.
-      left: called once, when the reader has left.
+    """A stream of text whose reader may leave: then `left` is called, once, and from
+    then on it goes nowhere. All but writing is asked of `stream`.
     """
 
     def __init__(self, stream: TextIO, left: Callable[[], None]):

@@ -26,23 +26,19 @@ def save_stills(
     vectors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     count: int,
 ) -> list[Path]:
-    """Write `NAME_STEP.png` for each video and vector; return the paths.
+    """Write `NAME_STEP.png` for each video and vector, or UsageError; return the paths.
 
-    folder: where to; it is made.
     frames: the step in the names, in frames.
-    videos: what Agent.report returns: (T, 3*H, count*W, C) in [0, 1].
-    vectors: what Agent.report_vectors returns: truth and model (count, T, D).
-    count: sequences side by side in the videos.
-
-    UsageError if they cannot be written.
+    videos: what Agent.report returns, (T, 3*H, count*W, C) in [0, 1], with `count`
+      sequences side by side.
+    vectors: what Agent.report_vectors returns, truth and model (count, T, D).
     """
-    folder = Path(folder)
     images = {name: video_still(video, count) for name, video in videos.items()}
     for key, (truth, model) in vectors.items():
         images[f"openl_{key}"] = vector_plot(key, truth, model)
     paths = []
     for name, image in images.items():
-        path = folder / f"{name}_{frames:010d}.png"
+        path = Path(folder) / f"{name}_{frames:010d}.png"
         data = encode_png(image)
         write_atomically(path, lambda file, data=data: file.write(data))
         paths.append(path)
@@ -50,7 +46,7 @@ def save_stills(
 
 
 def chosen_times(length: int, columns: int = 10, observed: int = OBSERVED) -> list[int]:
-    """Indexes along time: first and last seen, then evenly to the dream's end."""
+    """Return indexes of time: first and last seen, then evenly to the dream's end."""
     observed = min(observed, length - 1)
     seen = [0, observed - 1] if observed > 1 else [0]
     dreamt = np.linspace(observed, length - 1, columns - len(seen)).round().astype(int)
@@ -67,13 +63,9 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
     video = as_video(video)
     video = np.repeat(video, 3, -1) if video.shape[-1] == 1 else video
     length, height, width = video.shape[0], video.shape[1], video.shape[2] // count
-    times = chosen_times(length)
-    rows = min(rows, count)
-    shape = (
-        _STRIP + rows * (height + _GAP),
-        len(times) * (width + _GAP) - _GAP,
-    )
-    image = Image.new("RGB", shape[::-1], "white")
+    times, rows = chosen_times(length), min(rows, count)
+    size = len(times) * (width + _GAP) - _GAP, _STRIP + rows * (height + _GAP)
+    image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
     for column, time in enumerate(times):
         left = column * (width + _GAP)
@@ -90,9 +82,7 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
 def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     """Draw white lines between the pictures of open-loop videos, over their edges.
 
-    Args:
-      videos: What Agent.report returns: (T, 3*H, count*W, C), floats in [0, 1].
-      count: Sequences side by side in them.
+    Each is what Agent.report returns, (T, 3*H, count*W, C) in [0, 1].
     """
     apart = {}
     for key, video in videos.items():
@@ -106,23 +96,19 @@ def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndar
 
 
 def vector_plot(
-    key: str,
-    truth: np.ndarray,
-    model: np.ndarray,
-    dimensions: int = 12,
-    sequences: int = 3,
+    key: str, truth: np.ndarray, model: np.ndarray, dimensions: int = 12
 ) -> np.ndarray:
     """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8.
 
-    A row for each dimension, a column for each sequence, and not more than are asked
-    for; the dream begins at the dotted line.
+    A row for each of the first dimensions, a column for each of the first three
+    sequences; the dream begins at the dotted line.
     """
     # Slow to import, and needed at evaluations only.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     size = truth.shape[-1]
-    rows, columns = min(size, dimensions), min(len(truth), sequences)
+    rows, columns = min(size, dimensions), min(len(truth), 3)
     figure = Figure((2.6 * columns + 0.6, 1.1 * rows + 0.9), dpi=80)
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
