@@ -9,6 +9,7 @@ same command gives the same numbers again.
 """
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.agent import Agent
-from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_env
@@ -43,14 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         agent = open_agent(options.logdir)
         with tempfile.TemporaryDirectory() as scratch:
             keep = Path(scratch) if options.video else None
-            returns, lengths = evaluate(
-                agent,
-                options.episodes,
-                options.envs,
-                options.seed,
-                options.device,
-                keep,
-            )
+            played = options.episodes, options.envs, options.seed, options.device
+            returns, lengths = evaluate(agent, *played, keep)
             result = summarize(agent, returns, lengths, options.seed)
             print_summary(result)
             if options.video:
@@ -69,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command's flags; what is wrong in them ends it with code 2."""
+    """Parse the flags; what is wrong in them ends the program with code 2."""
     parser = argparse.ArgumentParser(
         prog="dreamerv2-evaluate",
         description=__doc__,
@@ -84,9 +78,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", default="", help="write the numbers, every return among them, there")
     add("--video", default="", help="a folder for GIFs of the best and median episode")
     options = parser.parse_args(argv)
-    for name in ("episodes", "envs"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be 1 or more")
+    if min(options.episodes, options.envs) < 1:
+        parser.error("--episodes and --envs must be 1 or more")
     return options
 
 
@@ -98,15 +91,12 @@ def evaluate(
     device: str = "auto",
     videos: Path | None = None,
 ) -> tuple[list[float], list[int]]:
-    """Play whole episodes with a finished agent, by the mode of its policy.
+    """Play whole episodes, by the mode of the policy; return returns and lengths.
 
     Each environment plays the same number of episodes, up to one, so that short
-    episodes count for no more than long ones.
+    episodes count for no more than long ones. Lengths are in policy steps.
 
-    Args:
-      videos: a folder for the first image of each step, a file per episode.
-
-    Returns each episode's return and its length in policy steps.
+    videos: a folder for the first image of each step, a file per episode.
     """
     config = trained.config.update(
         {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}
@@ -117,7 +107,9 @@ def evaluate(
         for index in range(count):
             env_seed = derive_env_seed(seed, False, index)
             made.append(make_env(config, env_seed, train=False))
-        agent = _make_agent(trained, config, made[0])
+        spaces = made[0].obs_space, made[0].act_space
+        agent = Agent(config, *spaces, Counter(), learns=False)
+        trained.restore(agent)
         returns, lengths = [], []
         with progress("Evaluate", total=episodes, unit="episodes") as bar:
 
@@ -128,9 +120,7 @@ def evaluate(
                 lengths.append(len(episode["reward"]) - 1)
                 bar.advance(1)
 
-            def policy(obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
-                return agent.policy(obs, state, mode="eval")
-
+            policy = functools.partial(agent.policy, mode="eval")
             each, rest = divmod(episodes, count)
             for part, number in ((made, each), (made[:rest], min(rest, 1))):
                 if number:
@@ -143,17 +133,11 @@ def evaluate(
     return returns, lengths
 
 
-def _make_agent(trained: ExportedAgent | RunAgent, config: Config, env: Any) -> Agent:
-    agent = Agent(config, env.obs_space, env.act_space, Counter(), learns=False)
-    trained.restore(agent)
-    return agent
-
-
 def _keep_pictures(path: Path, episode: dict[str, np.ndarray]) -> None:
-    keys = [key for key, value in episode.items() if value.ndim == 4]
-    key = "image" if "image" in keys else keys[0] if keys else None
-    if key:
-        np.savez_compressed(path, video=episode[key])
+    images = {key: value for key, value in episode.items() if value.ndim == 4}
+    if images:
+        video = images.get("image", next(iter(images.values())))
+        np.savez_compressed(path, video=video)
 
 
 def summarize(
@@ -163,11 +147,10 @@ def summarize(
     seed: int,
 ) -> dict[str, Any]:
     """Return all figures of an evaluation, as JSON takes them."""
-    task = trained.config.task
     low, first, median, third, high = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1])
     result = {
         "agent": trained.name,
-        "task": task,
+        "task": trained.config.task,
         "episodes": len(returns),
         "seed": seed,
         "mean": float(np.mean(returns)),
@@ -180,7 +163,7 @@ def summarize(
         "mean_length": float(np.mean(lengths)),
         "returns": returns,
     }
-    baselines = load_baselines().get(task, {})
+    baselines = load_baselines().get(result["task"], {})
     human = normalize(result["mean"], baselines, "human_gamer")
     if human is not None:
         result["human_normalised"] = float(human)

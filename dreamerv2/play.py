@@ -23,10 +23,9 @@ from dreamerv2.common.envs import make_env
 from dreamerv2.common.episodes.offline import Recordings
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags
-from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
 from dreamerv2.playing.keys import GameKeys, action_names
-from dreamerv2.playing.options import SHARED, run_command, run_config
+from dreamerv2.playing.options import SHARED, run_command, run_config, uncompiled
 from dreamerv2.playing.player import step_rate
 from dreamerv2.playing.stepper import Stepper
 from dreamerv2.running.exported import (
@@ -38,6 +37,7 @@ from dreamerv2.running.exported import (
 from dreamerv2.running.seeds import derive_seed
 
 OPTIONS = {
+    "logdir": ("", "a run's folder, an agent's name or folder, or hf://ORG/NAME"),
     **SHARED,
     "episode": ("", "start from this stored episode (.npz) instead of the game"),
 }
@@ -49,18 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
-    logdir, others = _split_logdir(rest)
-    exported = find_agent(logdir or choose_shipped())
+    exported = find_agent(options.logdir or choose_shipped())
     if exported is None:
-        config = run_config(rest)
+        config = run_config(["--logdir", options.logdir, *rest])
     else:
-        config = checked(Flags(exported.config.update(jit=False)).parse(others))
+        config = uncompiled(Flags(exported.config).parse(rest))
     player = make_player(config, options.episode, options.scale, exported)
     return player, f"Dreaming of {config.task}"
 
 
 def choose_shipped() -> str:
-    """Return the name of an agent that comes along: of several, the one asked for.
+    """Return the name of a shipped agent: of several, the one asked for.
 
     Raises UsageError where there is none.
     """
@@ -79,35 +78,17 @@ def choose_shipped() -> str:
     return chosen
 
 
-def _split_logdir(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return what --logdir names, or nothing, and the other arguments."""
-    argv, others, logdir = list(argv), [], ""
-    while argv:
-        flag, equals, value = argv.pop(0).partition("=")
-        if flag == "--logdir":
-            logdir = value if equals else argv.pop(0) if argv else ""
-        else:
-            others.append(f"{flag}{equals}{value}")
-    return logdir, others
-
-
 def make_player(
     config: Config,
-    episode: str = "",
+    episode: str | Path | None = None,
     scale: int = 5,
     exported: ExportedAgent | None = None,
 ) -> DreamPlayer:
     """Make an agent play its game, or a stored episode.
 
     An episode takes the game's place if one is named, and, with a sentence, if the
-    environment cannot be made here.
-
-    Args:
-      exported: the agent; without it, the one of the run in config.logdir.
-
-    Raises:
-      UsageError: Neither is there, or the checkpoint is missing, damaged, or of
-        another agent.
+    environment cannot be made here. Without `exported`, the agent is that of the run in
+    config.logdir. UsageError if there is none, or it is damaged, or of another config.
     """
     trained = exported or RunAgent(Path(config.logdir).expanduser(), config)
     trained.check()  # What is wrong with it is told before anything is made.
@@ -117,11 +98,9 @@ def make_player(
             seed = derive_seed(config.seed, "play_env", bits=32)
             env = make_env(config, seed, train=False)
         except UsageError as error:
-            stored = exported.episode if exported else None
-            stored = stored or _newest_episode(trained.folder, config.task)
-            if not stored:
-                raise
-            episode = str(stored)
+            episode = trained.episode
+            if not (episode and (exported or _is_task_of(trained.folder, config))):
+                raise  # The task's name may have a mistake in it.
             print(f"{error} Until then, the dream starts from the episode {episode}.")
     if env is not None:
         source, names = EnvSource(env), action_names(env)
@@ -145,16 +124,9 @@ def make_player(
     )
 
 
-def _newest_episode(logdir: Path, task: str) -> str:
-    """Return the path of a run's newest episode; empty if there is none of the task."""
+def _is_task_of(logdir: Path, config: Config) -> bool:
     saved = logdir / "config.yaml"
-    if not saved.is_file() or Config.read(saved).flat.get("task") != task:
-        return ""  # The task's name may have a mistake in it.
-    for folder in ("eval_episodes", "train_episodes"):
-        names = sorted((logdir / folder).glob("*.npz"))
-        if names:
-            return str(names[-1])
-    return ""
+    return saved.is_file() and Config.read(saved).flat.get("task") == config.task
 
 
 if __name__ == "__main__":

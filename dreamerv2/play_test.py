@@ -46,8 +46,7 @@ def _make(options: Namespace, rest: list[str]) -> tuple["EnvPlayer", str]:
     if options.env:
         rest += ["--task", task_of(options.env)]
     config = run_config(rest)
-    player = make_player(config, options.save, options.scale)
-    return player, f"Playing {config.task}"
+    return make_player(config, options.save, options.scale), f"Playing {config.task}"
 
 
 def task_of(env_id: str) -> str:
@@ -55,8 +54,6 @@ def task_of(env_id: str) -> str:
     if env_id in gymnasium.registry:
         return f"gym_{env_id}"
     game = re.sub(r"(-ram)?(NoFrameskip|Deterministic)?-v\d+$", "", env_id)
-    if game == env_id:
-        return f"gym_{env_id}"
     try:
         find_rom(game)
     except UsageError:
@@ -77,14 +74,11 @@ def make_player(config: Config, save: str = "", scale: int = 5) -> "EnvPlayer":
 
 
 class EnvPlayer(KeyPlayer):
-    """Lets a person, or chance, play an environment.
+    """Lets a person, or chance, play an environment, wrapped as for the agent.
 
-    Args:
-      env: in our own interface, wrapped as for the agent.
-      keys, rate: see KeyPlayer.
-      replay: gets each episode when it ends, and at the end the last one, cut short,
-        as by a time limit; None keeps none.
-      scale: see Canvas.
+    replay: gets each episode when it ends, and at the end the last one, cut short, as
+      by a time limit; None keeps none.
+    keys, rate, scale: see KeyPlayer and Canvas.
     """
 
     HINT = "arrows and space play    l random    p pause    + - speed    F1 all keys"
@@ -94,8 +88,8 @@ class EnvPlayer(KeyPlayer):
         env: Any,
         keys: GameKeys,
         rate: float,
-        replay: Replay | None = None,
-        scale: int = 5,
+        replay: Replay | None,
+        scale: int,
     ):
         super().__init__(keys, rate)
         self.control = "person"  # Or random.
@@ -108,10 +102,7 @@ class EnvPlayer(KeyPlayer):
         _let_render(env)
         toggle = self._toggle
         self.commands = {
-            "m": (
-                toggle("view", "agent", "screen"),
-                "real screen or agent's image",
-            ),
+            "m": (toggle("view", "agent", "screen"), "real screen or agent's image"),
             "v": (toggle("view", "both", "screen"), "both side by side"),
             "l": (toggle("control", "person", "random"), "random or person plays"),
             "r": (self._begin, "a new episode"),
@@ -148,8 +139,7 @@ class EnvPlayer(KeyPlayer):
             self.note = f"The episode ended with a return of {self.total:g}."
 
     def _transition(self) -> dict[str, np.ndarray]:
-        obs = {k: np.array(v) for k, v in self.obs.items()}
-        return {**obs, "action": np.array(self.action)}
+        return {k: np.array(v) for k, v in {**self.obs, "action": self.action}.items()}
 
     def _keep(self) -> None:
         """Save the episode; one left in the middle ends there, and is not terminal."""
@@ -178,17 +168,15 @@ class EnvPlayer(KeyPlayer):
             image = images.get("image", next(iter(images.values())))
             return f"agent: {image.shape[0]}x{image.shape[1]}", image
         vectors = {k: v for k, v in arrays.items() if v.ndim == 1}
-        values = np.concatenate([[], *vectors.values()])
-        return f"agent: {', '.join(vectors)}", bars(values)
+        return f"agent: {', '.join(vectors)}", bars(np.hstack([[], *vectors.values()]))
 
     def _scene(self) -> Scene:
         panes = {"screen": ("screen", self.picture), "agent": self._agent_view()}
         shown = panes if self.view == "both" else [self.view]
         step = len(self._episode) - 1
         over = "   episode over" if self.obs["is_last"] else ""
-        title = f"{self.control.upper()} PLAYS   step {step}{over}   {self._pace()}"
         return Scene(
-            title.rstrip(),
+            f"{self.control.upper()} PLAYS   step {step}{over}{self._pace()}",
             PERSON if self.control == "person" else CHANCE,
             [panes[name] for name in shown if panes[name][1] is not None],
             [

@@ -1,7 +1,7 @@
 """What play.py and play_test.py show, drawn as an array: panes and a strip of text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,30 +16,27 @@ GAP = 8
 class Scene:
     """All that is to be seen at a moment.
 
-    title, color: the line at the top, and (r, g, b) behind it.
     panes: (caption, picture) side by side. Captions have up to two lines; pictures are
       (H, W) or (H, W, 1 or 3) uint8.
-    cells: (name, value) of the strip below them, in words.
+    cells: (name, value) of the strip below them.
     note, fade: one line at the bottom, and how much of it has faded, 0 to 1.
     help: (keys, meaning) in place of the panes, if there are any.
     """
 
     title: str
-    color: tuple[int, int, int]
+    color: tuple[int, int, int]  # Behind the title.
     panes: Sequence[tuple[str, np.ndarray]]
     cells: Sequence[tuple[str, str]]
     note: str = ""
     fade: float = 0.0
-    help: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    help: Sequence[tuple[str, str]] = ()
 
 
 class Canvas:
     """Draws scenes, all of one size: title, panes, captions, cells, note.
 
-    Args:
-      panes: this many pictures fit side by side at full scale.
-      scale: a picture is 64 * scale screen pixels wide.
-      aspect: width / height at which all pictures are shown.
+    `panes` pictures fit side by side at full scale, each 64 * scale screen pixels wide;
+    aspect: their width / height.
     """
 
     def __init__(self, panes: int = 3, scale: int = 5, aspect: float = 1.0):
@@ -111,10 +108,7 @@ class Canvas:
 
 
 def bars(values: np.ndarray, size: int = 64) -> np.ndarray:
-    """Return a vector (N,) as a picture (size, size, 1) uint8 of bars up and down.
-
-    A bar's length is x / (1 + |x|), so that both 0.1 and 10 can be seen.
-    """
+    """Return a vector (N,) as a picture (size, size, 1) uint8 of bars x / (1 + |x|)."""
     values = np.asarray(values, np.float32).reshape(-1)[:size]
     picture = np.zeros((size, size, 1), np.uint8)
     edges = np.linspace(0, size, len(values) + 1).astype(int)
@@ -130,16 +124,14 @@ def bars(values: np.ndarray, size: int = 64) -> np.ndarray:
 def _resize(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Resize to (width, height); small pictures keep their sharp pixels."""
     picture = as_image(picture)
-    height, width = picture.shape[:2]
-    image = np.broadcast_to(picture, (height, width, 3))
-    image = Image.fromarray(np.ascontiguousarray(image))
-    if max(height, width) <= 100:
-        times = -(-max(size) // min(height, width))
-        whole = (width * times, height * times)
-        return image.resize(whole, Image.Resampling.NEAREST).resize(
-            size, Image.Resampling.BOX
-        )
-    return image.resize(size, Image.Resampling.BILINEAR)
+    image = Image.fromarray(picture.repeat(3 // picture.shape[-1], -1))
+    if max(image.size) > 100:
+        return image.resize(size, Image.Resampling.BILINEAR)
+    times = -(-max(size) // min(image.size))
+    whole = (image.width * times, image.height * times)
+    return image.resize(whole, Image.Resampling.NEAREST).resize(
+        size, Image.Resampling.BOX
+    )
 
 
 def _shorten(draw, text: str, font, room: float) -> str:

@@ -42,7 +42,7 @@ class EnvSource:
 
 
 class EpisodeSource:
-    """A stored episode in place of a game: it goes its own way."""
+    """A stored episode in place of a game, with its methods: it goes its own way."""
 
     title = "STORED EPISODE"
     follows = False
@@ -50,28 +50,24 @@ class EpisodeSource:
     def __init__(self, episode: dict[str, np.ndarray], aspect: float = 1.0):
         self._episode = episode
         self._aspect = aspect
-        self._index = 0
 
     def reset(self) -> dict[str, Any]:
-        """Go back to the episode's beginning."""
         self._index = 0
-        return self._at(0)
+        return self._obs()
 
     def aspect(self) -> float:
-        """Return width / height at which the images are shown."""
         return self._aspect
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-        """Return the next stored observation, and the stored action."""
         self._index += 1
-        return self._at(self._index), self._episode["action"][self._index]
+        return self._obs(), self._episode["action"][self._index]
 
     def close(self) -> None:
-        """Free nothing."""
+        pass
 
-    def _at(self, index: int) -> dict[str, Any]:
-        obs = {k: v[index] for k, v in self._episode.items() if k != "action"}
-        last = index == len(self._episode["is_first"]) - 1
+    def _obs(self) -> dict[str, Any]:
+        obs = {k: v[self._index] for k, v in self._episode.items() if k != "action"}
+        last = self._index == len(self._episode["is_first"]) - 1
         return {**obs, "is_last": bool(obs["is_last"]) or last}
 
 
@@ -82,12 +78,9 @@ class DreamPlayer(KeyPlayer):
     alone. The real game goes on beside it with the same actions, to be compared with,
     and stands still once the dream was rewound or the game is over.
 
-    Args:
-      stepper: of the trained world model.
-      source: the real game.
-      keys, rate: see KeyPlayer.
-      space: of the actions, to draw random ones from.
-      scale: see Canvas.
+    source: the real game.
+    space: of the actions, to draw random ones from.
+    keys, rate, scale: see KeyPlayer and Canvas.
     """
 
     HINT = "i dream    n four futures    k play yourself    p pause    F1 all keys"
@@ -109,21 +102,15 @@ class DreamPlayer(KeyPlayer):
         self.control = "agent"  # Or person, or random.
         self.view = "both"  # Or environment, or model.
         self.dream: State | None = None
-        self.parted = False
+        self.parted = False  # The real game stands still.
         self._stepper = stepper
         self._source = source
         self._space = space
         self._history: deque[tuple[State, np.ndarray]] = deque(maxlen=self.MEMORY)
         toggle = self._toggle
         self.commands = {
-            "m": (
-                toggle("view", "model", "environment"),
-                "environment or model",
-            ),
-            "v": (
-                toggle("view", "both", "model"),
-                "both, with their difference",
-            ),
+            "m": (toggle("view", "model", "environment"), "environment or model"),
+            "v": (toggle("view", "both", "model"), "both, with their difference"),
             "k": (toggle("control", "agent", "person"), "agent or person plays"),
             "l": (toggle("control", "random", "person"), "random or person plays"),
             "i": (self._switch_dream, "real game or dream"),
@@ -134,6 +121,7 @@ class DreamPlayer(KeyPlayer):
             "f": (self._new_game, "reset the environment, too"),
             **self.commands,
         }
+        self.state = stepper.initial()
         self._begin()
         self.canvas = Canvas(3, scale, source.aspect())
 
@@ -157,38 +145,33 @@ class DreamPlayer(KeyPlayer):
         self.over = False
         self.reward = self.total = 0.0
         self.action = np.zeros(self._stepper.action_size, np.float32)
-        self.state, self.kl = self._stepper.observe(
-            self._stepper.initial(), self.action, self.obs, True
-        )
+        self._observe(True)
         self._read()
 
     def _step(self) -> None:
-        if not self.dreaming:
-            if self.over:
-                self._begin()
-            else:
-                self._real_step(self._choose(self.state)[0])
-            self._read()
-            return
-        action = self._choose(self.dream)
-        self._history.append((self.dream, self.dream_total))
-        self.dream = self._stepper.imagine(self.dream, action)
-        self.dream_step += 1
-        self.parted |= self.over or not self._source.follows
-        if self.parted:
+        if self.dreaming:
+            action = self._choose(self.dream)
+            self._history.append((self.dream, self.dream_total))
+            self.dream = self._stepper.imagine(self.dream, action)
+            self.dream_step += 1
             self.action = action[0]
+            self.parted |= self.over or not self._source.follows
+            if not self.parted:
+                self._real_step(self.action)
+        elif self.over:
+            self._begin()
         else:
-            self._real_step(action[0])
+            self._real_step(self._choose(self.state)[0])
         self._read()
-        self.dream_total = self.dream_total + self.reading.reward
+        if self.dreaming:
+            self.dream_total = self.dream_total + self.reading.reward
 
     def _choose(self, state: State) -> np.ndarray:
         """Choose actions (B, A) in B states."""
-        count = len(state["deter"])
         if self.control == "agent":
             return self._stepper.act(state)
         chosen = self._person() if self.control == "person" else self._space.sample()
-        return np.repeat(chosen.astype(np.float32)[None], count, 0)
+        return np.repeat(chosen.astype(np.float32)[None], len(state["deter"]), 0)
 
     def _real_step(self, action: np.ndarray) -> None:
         """Step the game, and the model that looks at it."""
@@ -197,22 +180,25 @@ class DreamPlayer(KeyPlayer):
         self.reward = float(self.obs["reward"])
         self.total += self.reward
         self.over = bool(self.obs["is_last"])
+        self._observe(False)
+
+    def _observe(self, is_first: bool) -> None:
         self.state, self.kl = self._stepper.observe(
-            self.state, self.action, self.obs, False
+            self.state, self.action, self.obs, is_first
         )
 
     def _read(self) -> None:
         self.reading = self._stepper.read(self.dream if self.dreaming else self.state)
 
     def _switch_dream(self) -> None:
-        if self.dreaming:
-            self.dream = None
-            if self.over:
-                self._begin()
-            self._read()
-            self.note = "Back in the real game: the model sees again."
-        else:
+        if not self.dreaming:
             self._dream_from_here()
+            return
+        self.dream = None
+        if self.over:
+            self._begin()
+        self._read()
+        self.note = "Back in the real game: the model sees again."
 
     def _dream_from_here(self) -> None:
         if self.over:
@@ -261,9 +247,7 @@ class DreamPlayer(KeyPlayer):
             self.parted = True
             self.note = "The dream goes on from a state of zeros."
         else:
-            self.state, self.kl = self._stepper.observe(
-                self.state, self.action, self.obs, True
-            )
+            self._observe(True)
             self.note = "The model has forgotten all but this frame."
         self._read()
 
@@ -282,7 +266,7 @@ class DreamPlayer(KeyPlayer):
             over = "   game over" if self.over else ""
             title = f"{self._source.title}   step {self.game_step}{over}"
         return Scene(
-            f"{title}   {self._pace()}".rstrip(),
+            title + self._pace(),
             DREAM if self.dreaming else REAL,
             self._panes(),
             self._cells(),
@@ -291,36 +275,30 @@ class DreamPlayer(KeyPlayer):
 
     def _panes(self) -> list[tuple[str, np.ndarray]]:
         truth, models = self._stepper.picture(self.obs), self.reading.images
-        still = "\nover" if self.over else "\nstands still"
-        still = still if self.dreaming and self.parted else ""
-        real = (f"environment{still}", truth)
-        name = "dream" if self.dreaming else "model"
-        dreams = [(name, models[0])]
-        if self.futures > 1:
-            dreams = [
-                (f"future {i + 1}: {total:+.2f}\nvalue {value:.2f}", image)
-                for i, (image, total, value) in enumerate(
-                    zip(models, self.dream_total, self.reading.value, strict=True)
-                )
-            ]
+        parted = self.dreaming and self.parted
+        still = ("\nover" if self.over else "\nstands still") if parted else ""
+        real = [(f"environment{still}", truth)] if self.view != "model" else []
         if self.view == "environment":
-            return [real]
-        if self.view == "model":
-            return dreams
+            return real
         if self.futures > 1:
-            return [real, *dreams]
-        difference = (models[0].astype(int) - truth) // 2 + 128
-        if still:
-            difference = np.full_like(difference, 128)
-        caption = "they have parted" if still else "difference"
-        return [real, *dreams, (caption, difference.astype(np.uint8))]
+            rows = zip(models, self.dream_total, self.reading.value, strict=True)
+            return real + [
+                (f"future {i}: {total:+.2f}\nvalue {value:.2f}", image)
+                for i, (image, total, value) in enumerate(rows, 1)
+            ]
+        panes = [*real, ("dream" if self.dreaming else "model", models[0])]
+        if self.view == "both":
+            difference = (models[0].astype(int) - truth) // 2 + 128
+            if parted:
+                difference = np.full_like(difference, 128)
+            caption = "they have parted" if parted else "difference"
+            panes.append((caption, difference.astype(np.uint8)))
+        return panes
 
     def _cells(self) -> list[tuple[str, str]]:
         reading = self.reading
         parted = self.dreaming and self.parted
-        control = self.control
-        if not (self.dreaming or self._source.follows):
-            control = "episode"
+        control = self.control if self.dreaming or self._source.follows else "episode"
         return [
             ("reward", "-" if parted else f"{self.reward:+.2f}"),
             ("predicted", f"{reading.reward[0]:+.2f}"),

@@ -11,16 +11,12 @@ import numpy as np
 
 from dreamerv2.common.errors import UsageError
 
-ALIASES = {"escape": "esc", "period": ".", "[.]": ".", "fire": "space"}
 # The same keys on many keyboards, and their names.
-ALIASES |= dict.fromkeys(("=", "[+]", "plus"), "+") | dict.fromkeys(
-    ("_", "[-]", "minus"), "-"
-)
+ALIASES = {"escape": "esc", "period": ".", "[.]": ".", "fire": "space"}
+ALIASES |= {"=": "+", "[+]": "+", "plus": "+", "_": "-", "[-]": "-", "minus": "-"}
 
 # Taken by the programs themselves, so never by an environment.
-COMMANDS = ("m", "k", "l", "i", "r", "f", "esc", "v", "p", ".", "+", "-")
-COMMANDS += ("b", "n", "c", "f1")
-
+COMMANDS = (*"mklirfvpbnc.+-", "esc", "f1")
 _SPARE = "1234567890" + "wasdqezxtyuoghj"
 _KNOWN = (*COMMANDS, *_SPARE, "space", "left", "right", "up", "down")
 
@@ -48,59 +44,54 @@ class GameKeys:
     left/right is the first number, up/down the second, pairs of letters the others,
     each all the way to its bounds.
 
-    Args:
-      space: of the action: a OneHotSpace, or a Box (A,).
-      names: of the actions of a OneHotSpace; without them they are numbered.
+    space: a OneHotSpace, whose actions `names` are numbered by default, or a Box (A,).
     """
 
     def __init__(self, space: Any, names: Sequence[str] = ()):
         self._space = space
         self._discrete = bool(getattr(space, "discrete", False))
+        (count,) = space.shape
         if self._discrete:
-            count = space.shape[0]
-            names = list(names) if len(names) == count else []
-            self._names = names or [f"action {i}" for i in range(count)]
-            self._combos = _combos(self._names)
+            if len(names) != count:
+                names = [f"action {i}" for i in range(count)]
+            self._combos = _combos(names)
+            self._names = [name.lower().replace("_", " ") for name in names]
             self._aliases = _vertical(self._combos)
         else:
-            self._pairs = _pairs(space.shape[0])
-            self._combos, self._aliases = {}, {}
+            self._pairs = _pairs(count)
 
     @property
     def keys(self) -> set[str]:
         """Return every key that plays."""
         if self._discrete:
-            return {key for combo in self._combos for key in combo} | {*self._aliases}
+            return set().union(self._aliases, *self._combos)
         return {key for pair in self._pairs for key in pair}
 
     def action(self, held: Iterable[str]) -> np.ndarray:
         """Return the action (A,) float32 for the keys that are held."""
-        held = {self._aliases.get(key, key) for key in held}
         if not self._discrete:
-            return self._continuous(held)
+            return self._continuous(set(held))
+        held = {self._aliases.get(key, key) for key in held}
         fitting = [combo for combo in self._combos if combo <= held]
-        best = max(fitting, key=len, default=None)
-        index = self._combos[best] if best is not None else 0
+        index = self._combos[max(fitting, key=len)] if fitting else 0
         return np.eye(len(self._names), dtype=np.float32)[index]
 
     def name(self, action: np.ndarray) -> str:
         """Return an action in words."""
         if self._discrete:
-            return self._names[int(np.argmax(action))].lower().replace("_", " ")
+            return self._names[int(np.argmax(action))]
         return " ".join(f"{value:+.2f}" for value in action[:4])
 
     def help(self) -> list[tuple[str, str]]:
         """Return (keys, meaning) of all of them."""
         if not self._discrete:
-            names = [f"action {i}: less, more" for i in range(len(self._pairs))]
-            return [(" ".join(p), n) for p, n in zip(self._pairs, names, strict=True)]
+            pairs = map(" ".join, self._pairs)
+            return [(keys, f"action {i}: less, more") for i, keys in enumerate(pairs)]
         rows = []
         for combo, index in self._combos.items():
             if len(combo) == 1:
-                (key,) = combo
-                keys = [key, *(k for k, v in self._aliases.items() if v == key)]
-                name = self._names[index].lower().replace("_", " ")
-                rows.append((" ".join(keys), name))
+                others = (k for k, v in self._aliases.items() if {v} == combo)
+                rows.append((" ".join([*combo, *others]), self._names[index]))
         return rows
 
     def _continuous(self, held: set[str]) -> np.ndarray:
@@ -115,17 +106,15 @@ class GameKeys:
 
 def action_names(env: Any) -> list[str]:
     """Return the names that an environment gives its discrete actions, if any."""
-    names = getattr(env, "action_names", None)
-    if names is not None:
-        return [str(name) for name in names]
     base = getattr(env, "unwrapped", None)
-    if hasattr(base, "get_action_meanings"):
-        return [str(name) for name in base.get_action_meanings()]
-    members = getattr(getattr(base, "actions", None), "__members__", None)
-    if members:  # MiniGrid's.
-        return list(members)
-    spec = getattr(base, "spec", None)
-    match = re.match(r"[A-Za-z]+", getattr(spec, "id", ""))
+    names = getattr(env, "action_names", None)
+    if names is None and hasattr(base, "get_action_meanings"):
+        names = base.get_action_meanings()
+    if names is None:  # MiniGrid's.
+        names = getattr(getattr(base, "actions", None), "__members__", None)
+    if names:
+        return [str(name) for name in names]
+    match = re.match(r"[A-Za-z]+", getattr(getattr(base, "spec", None), "id", ""))
     return list(_NAMES.get(match[0], ())) if match else []
 
 
@@ -137,8 +126,8 @@ def _combos(names: Sequence[str]) -> dict[frozenset[str], int]:
     for index, name in enumerate(names):
         name = name.lower().replace("_", "").replace(" ", "")
         match = re.fullmatch(f"(?:move|turn|go)?((?:{word})+)", name)
-        keys = frozenset(_WORDS[w] for w in re.findall(word, match[1])) if match else ()
-        combo = frozenset() if name in _IDLE else keys
+        words = re.findall(word, match[1]) if match else ()
+        combo = frozenset(_WORDS[w] for w in words)
         if (match or name in _IDLE) and combo not in combos:
             combos[combo] = index
         else:
@@ -157,17 +146,15 @@ def _vertical(combos: dict[frozenset[str], int]) -> dict[str, str]:
 
 
 def _pairs(size: int) -> list[tuple[str, str]]:
-    pairs = [("left", "right"), ("down", "up"), ("a", "d"), ("s", "w"), ("q", "e")]
-    pairs += [("z", "x"), ("t", "y"), ("u", "o"), ("g", "h")]
-    pairs += [(a, b) for a, b in zip("13579", "24680", strict=True)]
+    less, more = ["left", "down", *"asqztug13579"], ["right", "up", *"dwexyoh24680"]
     # More joints than a person has fingers stand still.
-    return [pairs[i] if i < len(pairs) else ("", "") for i in range(size)]
+    pairs = [*zip(less, more, strict=True), *[("", "")] * size]
+    return pairs[:size]
 
 
 def canonical(key: str) -> str:
     """Return the one name of a key."""
-    key = key.lower()
-    return ALIASES.get(key, key)
+    return ALIASES.get(key.lower(), key.lower())
 
 
 class Press(NamedTuple):
@@ -181,8 +168,8 @@ class Press(NamedTuple):
 class Script:
     """Keys to be pressed at given steps, as in "i 100:k 120:left*20 200:m".
 
-    STEP:KEY presses at a step, KEY at step 0; KEY*N holds it for N steps. Raises
-    UsageError for other words.
+    STEP:KEY presses at a step, KEY at step 0; KEY*N holds it for N steps; UsageError
+    for other words.
     """
 
     def __init__(self, text: str = ""):

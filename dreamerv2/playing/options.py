@@ -28,6 +28,11 @@ SHARED = {
 SUITE_PRESETS = {"atari": "atari", "crafter": "crafter"}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"Cannot read the flags, {message}; --help explains them.")
+
+
 def run_command(
     name: str,
     doc: str,
@@ -37,14 +42,12 @@ def run_command(
 ) -> int:
     """Run play.py or play_test.py; return the exit code: 2 for what the user can mend.
 
-    Args:
-      name, doc: for messages and for --help.
-      options: name -> (default, meaning), beside the flags of the run's config.
-      make: takes the options' values and other arguments; gives player and title.
+    name, doc: for messages and for --help.
+    options: name -> (default, meaning), beside the flags of the run's config.
+    make: takes the options' values and other arguments; gives player and title.
     """
     print_anything()
     try:
-        argv = sys.argv[1:] if argv is None else list(argv)
         given, rest = split_flags(argv, options, doc)
         script = Script(given.keys)
         player, title = make(given, rest)
@@ -63,14 +66,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def split_flags(
-    argv: Sequence[str], options: Mapping[str, tuple[Any, str]], doc: str
+    argv: Sequence[str] | None, options: Mapping[str, tuple[Any, str]], doc: str
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Return a program's own options, and all other arguments.
-
-    Args:
-      options: name -> (default, meaning).
-      doc: for the top of --help, which prints all and leaves with code 0.
-    """
+    """Return the values of a program's own options, and all other arguments."""
     parser = _Parser(
         description=doc,
         epilog="All of the run's own flags (see train.py --help) are taken, too.",
@@ -98,15 +96,16 @@ def run_config(argv: Sequence[str]) -> Config:
     """
     presets = load_presets()
     if any(a.partition("=")[0] == "--configs" for a in argv):
-        return _checked(parse_config(argv, presets))
+        return uncompiled(parse_config(argv, presets))
     defaults = Config(presets["defaults"])
     rough, _ = Flags(defaults).parse_known(argv)
     saved = Path(rough.logdir).expanduser() / "config.yaml"
     if not saved.is_file():
         preset = SUITE_PRESETS.get(rough.task.partition("_")[0], "defaults")
-        return _checked(parse_config(["--configs", preset, *argv], presets))
-    return _checked(Flags(config_of_run(saved, defaults)).parse(argv))
+        return uncompiled(parse_config(["--configs", preset, *argv], presets))
+    return uncompiled(Flags(config_of_run(saved, defaults)).parse(argv))
 
 
-def _checked(config: Config) -> Config:
+def uncompiled(config: Config) -> Config:
+    """Check a config, in which nothing is to be compiled."""
     return checked(config.update(jit=False))

@@ -18,12 +18,9 @@ SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 class KeyPlayer(ABC):
     """Turns keys into state, and state into a frame.
 
-    Subclasses add to ``commands`` (key -> (function, meaning)), do one step of their
-    game in ``_step`` and describe what is to be seen in ``_scene``.
-
-    Args:
-      keys: those that play the environment.
-      rate: policy steps per second at the game's own speed.
+    keys: those that play the environment.
+    rate: policy steps per second at the game's own speed.
+    Subclasses add to `commands`: key -> (function, meaning).
     """
 
     canvas: Canvas  # Made by the subclass, when it has seen the game's screen.
@@ -43,18 +40,18 @@ class KeyPlayer(ABC):
         self._held: set[str] = set()
         self._tapped: set[str] = set()
         self.commands: dict[str, tuple[Callable[[], None], str]] = {
-            "p": (self._pause, "pause and go on"),
+            "p": (lambda: self._turn("paused"), "pause and go on"),
             ".": (self._one_step, "a single step"),
             "+": (lambda: self._faster(1), "faster"),
             "-": (lambda: self._faster(-1), "slower"),
-            "f1": (self._toggle_help, "this list"),
-            "esc": (self._leave, "leave"),
+            "f1": (lambda: self._turn("help"), "this list"),
+            "esc": (lambda: setattr(self, "done", True), "leave"),
         }
         self.note = self.HINT
 
     @property
     def note(self) -> str:
-        """One line for the person; it fades when it has been seen."""
+        """Return a line for the person, which fades when it has been seen."""
         return self._note
 
     @note.setter
@@ -106,12 +103,15 @@ class KeyPlayer(ABC):
     def strip(self) -> str:
         """Return the text of the frame, in one line."""
         scene = self._scene()
-        cells = ", ".join(f"{name} {value}" for name, value in scene.cells)
+        cells = ", ".join(map(" ".join, scene.cells))
         return f"{scene.title} | {cells} | {scene.note}"
 
     def keys_help(self) -> list[tuple[str, str]]:
         """Return (keys, meaning) of every key."""
-        rows = [(_shown(key), meaning) for key, (_, meaning) in self.commands.items()]
+        names = {
+            key: key.capitalize() if len(key) > 1 else key for key in self.commands
+        }
+        rows = [(names[key], meaning) for key, (_, meaning) in self.commands.items()]
         return rows + [(keys, f"game: {name}") for keys, name in self.game_keys.help()]
 
     def close(self) -> None:  # noqa: B027  (few players have anything to close)
@@ -131,8 +131,8 @@ class KeyPlayer(ABC):
 
     def _pace(self) -> str:
         """Return the end of every title."""
-        pace = f"x{self.speed:g}" if self.speed != 1 else ""
-        return "  ".join(filter(None, [pace, "PAUSED" if self.paused else ""]))
+        pace = f"   x{self.speed:g}" if self.speed != 1 else ""
+        return pace + ("   PAUSED" if self.paused else "")
 
     def _toggle(self, name: str, first: str, second: str) -> Callable[[], None]:
         """Make a command that gives an attribute the first value, or by turns both."""
@@ -144,29 +144,19 @@ class KeyPlayer(ABC):
 
         return toggle
 
-    def _pause(self) -> None:
-        self.paused = not self.paused
+    def _turn(self, name: str) -> None:
+        setattr(self, name, not getattr(self, name))
 
     def _one_step(self) -> None:
-        self.paused = True
-        self._single = True
+        self.paused = self._single = True
 
     def _faster(self, by: int) -> None:
         self._speed = min(max(self._speed + by, 0), len(SPEEDS) - 1)
         self.note = f"{self.rate * self.speed:.3g} steps a second."
 
-    def _toggle_help(self) -> None:
-        self.help = not self.help
-
-    def _leave(self) -> None:
-        self.done = True
-
 
 def screen_of(env: Any) -> np.ndarray | None:
-    """Return the real screen (H, W, C) uint8; None where there is none.
-
-    Raises gymnasium's DependencyNotInstalled.
-    """
+    """Return the real screen (H, W, C) uint8; None where there is none."""
     picture = env.render() if hasattr(env, "render") else None
     picture = None if picture is None else np.asarray(picture)
     return picture if np.ndim(picture) == 3 and np.size(picture) else None
@@ -190,7 +180,3 @@ def step_rate(task: str, action_repeat: int, env: Any = None) -> float:
     # What dm_control simulates runs at about 40 steps a second.
     frames = fps or {"toy": 6, "crafter": 6, "dmc": 40}.get(task.partition("_")[0], 10)
     return max(1.0, frames / action_repeat)
-
-
-def _shown(key: str) -> str:
-    return key.capitalize() if len(key) > 1 else key

@@ -16,24 +16,18 @@ from dreamerv2.playing.canvas import bars
 
 @dataclass(frozen=True)
 class Reading:
-    """Predictions of the heads from B states.
+    """Predictions of the heads from B states."""
 
-    images: (B, H, W, C) uint8. reward (clipped, as the agent learns it), value,
-    discount: (B,).
-    """
-
-    images: np.ndarray
-    reward: np.ndarray
-    value: np.ndarray
-    discount: np.ndarray
+    images: np.ndarray  # (B, H, W, C) uint8
+    reward: np.ndarray  # (B,), clipped, as the agent learns it
+    value: np.ndarray  # (B,)
+    discount: np.ndarray  # (B,)
 
 
 class Stepper:
-    """Step the world model of an agent. B states side by side, A actions.
+    """Step the world model of an agent, which stays as it is; `seed` is of samples.
 
-    Args:
-      agent: with parameters loaded; nothing here changes it.
-      seed: of its samples.
+    Shapes: B states side by side, A actions.
     """
 
     def __init__(self, agent: Agent, seed: int = 0):
@@ -64,10 +58,9 @@ class Stepper:
         first = torch.tensor([is_first], device=self._agent.device)
         if is_first:
             state, action = self.initial(), np.zeros_like(action)
-        led = self._tensor(action[None])
         with self._agent.precision.context():
             embed = self._wm.encoder(self._wm.preprocess(data))
-            draws, member = self._draws(1)
+            (draws, member), led = self._draws(1), self._tensor(action[None])
             prior = self._rssm.img_step(state, led, None, member)
             post = self._rssm.obs_step(state, led, embed, first, draws)
         kl = self._rssm.get_dist(post).kl(self._rssm.get_dist(prior))
@@ -105,8 +98,7 @@ class Stepper:
         )
 
     def picture(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """Return the decoder's target, (H, W, C) uint8: the first image; without
-        images, the vectors as bars."""
+        """Return the decoder's target, an image or bars, as (H, W, C) uint8."""
         decoder = self._wm.decoder
         if decoder.cnn_keys:
             return np.asarray(obs[decoder.cnn_keys[0]])

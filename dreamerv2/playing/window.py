@@ -13,13 +13,13 @@ import numpy as np
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.outputs.pictures import GIF_END, encode_png, gif_frame, gif_head
+from dreamerv2.common.suites.packages import require
 from dreamerv2.playing.keys import Script
 from dreamerv2.playing.player import KeyPlayer
 
 DISPLAY_HZ = 60
 # One of these says on Linux where there is a screen.
 SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-PICTURES = (".gif", ".mp4", ".png")
 
 
 def play(
@@ -32,12 +32,9 @@ def play(
 ) -> None:
     """Play until the person leaves, or for `steps` steps (0: no limit).
 
-    Args:
-      record: a .gif or .mp4 file gets a frame for each step, at the game's rate; a
-        .png file the last frame.
-
-    Raises UsageError for a file that cannot be written, and, for a window, without
-    pygame or a screen.
+    record: a .gif or .mp4 file gets a frame for each step, at the game's rate; a .png
+      file the last frame.
+    UsageError for a file that cannot be written, and without pygame or a screen.
     """
     if headless and not steps:
         steps = script.last + 1
@@ -67,7 +64,8 @@ def _headless(player: KeyPlayer, script: Script, steps: int, add: Any) -> None:
 def _window(
     player: KeyPlayer, script: Script, steps: int, add: Any, title: str
 ) -> None:
-    pygame = _pygame()
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    pygame = require("pygame", "play")
     try:
         screen = _open(pygame, player.canvas.size, title)
         clock = pygame.time.Clock()
@@ -106,32 +104,17 @@ def _ticks(player: KeyPlayer, due: float) -> int:
 
 def _events(pygame: Any, player: KeyPlayer) -> bool:
     """Hand on what the person did; return whether there was anything."""
-    any_event = False
-    for event in pygame.event.get():
-        any_event = True
+    events = pygame.event.get()
+    for event in events:
         if event.type == pygame.QUIT:
             player.done = True
-        elif event.type in (pygame.KEYDOWN, pygame.KEYUP):
-            name = pygame.key.name(event.key)
-            if event.type == pygame.KEYUP:
-                player.release(name)
-            else:
-                typed = getattr(event, "unicode", "")
-                # Where "+" is on the keyboard depends on the country.
-                player.press(typed if typed in ("+", "-", ".") else name)
-    return any_event
-
-
-def _pygame() -> Any:
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    try:
-        import pygame
-    except ImportError as error:
-        raise UsageError(
-            'A window needs pygame: install it with pip install "dreamerv2-torch[play]"'
-            " or pip install pygame, or use --headless."
-        ) from error
-    return pygame
+        elif event.type == pygame.KEYUP:
+            player.release(pygame.key.name(event.key))
+        elif event.type == pygame.KEYDOWN:
+            # Where "+" is on the keyboard depends on the country.
+            typed = event.unicode in ("+", "-", ".")
+            player.press(event.unicode if typed else pygame.key.name(event.key))
+    return bool(events)
 
 
 def _open(pygame: Any, size: tuple[int, int], title: str) -> Any:
@@ -161,27 +144,26 @@ def recorder(file: str, fps: float) -> Iterator[Any]:
     """Yield a function that adds a frame (H, W, 3) uint8 to a file; None without one.
 
     Frames go to the file as they come, so that a long recording fits into memory.
-    Raises UsageError for an unknown kind of file and an mp4 without imageio-ffmpeg.
+    UsageError for an unknown kind of file and an mp4 without imageio-ffmpeg.
     """
     if not file:
         yield None
         return
-    path = Path(file).expanduser()
-    if path.suffix.lower() not in PICTURES:
+    path, kinds = Path(file).expanduser(), {".gif": _gif, ".mp4": _mp4, ".png": _png}
+    kind = path.suffix.lower()
+    if kind not in kinds:
         raise UsageError(
-            f"--record {file} has an unknown ending: expected one of "
-            f"{', '.join(PICTURES)}."
+            f"--record {file} has an unknown ending: expected {', '.join(kinds)}."
         )
-    kinds = {".gif": _gif, ".mp4": _mp4, ".png": _png}
-    if path.suffix.lower() == ".mp4":
-        _need_ffmpeg(path)
+    if kind == ".mp4":
+        require("imageio_ffmpeg", "play")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
-        with kinds[path.suffix.lower()](path, fps) as add:
+        with kinds[kind](path, fps) as add:
             yield add
     finally:
         seen = path.exists() and path.stat().st_size > len(GIF_END)
@@ -220,19 +202,6 @@ def _png(path: Path, fps: float) -> Iterator[Any]:
 
 @contextmanager
 def _mp4(path: Path, fps: float) -> Iterator[Any]:
-    import imageio.v2 as imageio
-
-    settings = {"macro_block_size": 2, "codec": "libx264"}
-    with imageio.get_writer(path, fps=fps, **settings) as writer:
+    settings = {"fps": fps, "macro_block_size": 2, "codec": "libx264"}
+    with require("imageio.v2", "play").get_writer(path, **settings) as writer:
         yield writer.append_data
-
-
-def _need_ffmpeg(path: Path) -> None:
-    try:
-        import imageio  # noqa: F401
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f'Writing {path.name} needs ffmpeg: pip install "dreamerv2-torch[play]" '
-            "(imageio and imageio-ffmpeg), or record a .gif."
-        ) from error

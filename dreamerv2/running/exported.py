@@ -4,13 +4,13 @@
     NAME.yaml         config, spaces, what the actions mean, and where it comes from
     NAME.npz          a short recorded episode, from which a dream can start
 
-World model, actor and critic are in them; optimizers and exploration are not. Reading
-them runs no code.
+They hold world model, actor and critic, and nothing that runs when it is read.
 """
 
+import contextlib
 import functools
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.files import first_line
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.wrappers import OneHotSpace
 from dreamerv2.common.torchutils import resolve_device
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dreamerv2.agent import Agent
 
 SUFFIXES = (".safetensors", ".yaml", ".npz")
+PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
 HUB = "hf://"
 
 Spaces = tuple[dict[str, Any], dict[str, Any]]
@@ -45,21 +47,13 @@ Spaces = tuple[dict[str, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class ExportedAgent:
-    """A finished agent's files.
+    """A finished agent's files."""
 
-    Attributes:
-      base: path of the three files without their suffix.
-      config: the whole config that it was trained with.
-      spaces: of observations and of actions.
-      action_names: what its discrete actions mean; may be empty.
-      story: commit, frames, hours, score, as far as they are known.
-    """
-
-    base: Path
-    config: Config
-    spaces: Spaces
-    action_names: list[str]
-    story: dict[str, Any]
+    base: Path  # Of the three files, without their suffix.
+    config: Config  # The whole one that it was trained with.
+    spaces: Spaces  # Of observations and of actions.
+    action_names: list[str]  # What its discrete actions mean; may be empty.
+    story: dict[str, Any]  # Commit, frames, hours, score, as far as they are known.
 
     @property
     def name(self) -> str:
@@ -69,7 +63,7 @@ class ExportedAgent:
     @property
     def episode(self) -> Path:
         """Return the path of the recorded episode."""
-        return self.base.with_name(f"{self.name}.npz")
+        return _file(self.base, ".npz")
 
     def check(self) -> None:
         """Read the parameters now; UsageError if they are damaged."""
@@ -77,7 +71,7 @@ class ExportedAgent:
 
     @functools.cached_property
     def _params(self) -> dict[str, np.ndarray]:
-        return _read_tensors(self.base.with_name(f"{self.name}.safetensors"))
+        return _read_tensors(_file(self.base, ".safetensors"))
 
     @property
     def shapes(self) -> Shapes:
@@ -86,11 +80,9 @@ class ExportedAgent:
 
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
-        params = dict(self._params)
-        for name in self._params:
-            if name.startswith("critic/"):
-                params[f"target_{name}"] = params[name]
-        load_reference(agent, params)
+        critic = {k: v for k, v in self._params.items() if k.startswith("critic/")}
+        slow = {f"target_{name}": value for name, value in critic.items()}
+        load_reference(agent, self._params | slow)
 
 
 @dataclass(frozen=True)
@@ -105,6 +97,14 @@ class RunAgent:
     def name(self) -> str:
         """Return the folder."""
         return str(self.folder)
+
+    @property
+    def episode(self) -> Path | None:
+        """Return the newest episode, of an evaluation if there is one."""
+        for name in ("eval_episodes", "train_episodes"):
+            if found := sorted((self.folder / name).glob("*.npz")):
+                return found[-1]
+        return None
 
     def check(self) -> None:
         """Read the checkpoint now; UsageError if it is missing or damaged."""
@@ -125,10 +125,7 @@ class RunAgent:
 
 
 def open_agent(source: str | Path) -> ExportedAgent | RunAgent:
-    """Open a finished agent: a run's folder, a shipped name, a file of it, or hf://.
-
-    Raises UsageError, listing what there is, where there is none.
-    """
+    """Open the agent of a run's folder, or as `find_agent`; UsageError without one."""
     folder = Path(source).expanduser()
     path = folder / "config.yaml"
     if path.is_file():
@@ -152,11 +149,14 @@ def shipped_agents() -> dict[str, Path]:
 def find_agent(source: str | Path) -> ExportedAgent | None:
     """Find an exported agent: by a shipped name, a folder, a file of it, or hf://.
 
-    Return None where there is none, since `source` may be a run's folder. Raises
-    UsageError for files that are damaged or missing, and for a hub without an answer.
+    Return None where there is none, since `source` may be a run's folder. UsageError
+    for files that are damaged or missing, and for a hub without an answer.
     """
     if str(source).startswith(HUB):
-        source = _download(str(source).removeprefix(HUB))
+        repo = str(source).removeprefix(HUB)
+        api = require("huggingface_hub", "hub").HfApi()
+        with hub_errors(repo):
+            source = Path(api.snapshot_download(repo, allow_patterns=PATTERNS))
     base = shipped_agents().get(str(source))
     if base is None:
         path = Path(source).expanduser()
@@ -176,18 +176,19 @@ def find_agent(source: str | Path) -> ExportedAgent | None:
 def read_agent_files(base: Path) -> ExportedAgent:
     """Read an exported agent, but for its parameters; UsageError if files are bad."""
     for suffix in SUFFIXES:
-        if not base.with_name(base.name + suffix).is_file():
+        if not _file(base, suffix).is_file():
             raise UsageError(
                 f"The agent {base} is incomplete, its file {base.name}{suffix} is "
                 "missing: export it again, or copy all three files."
             )
-    path = base.with_name(f"{base.name}.yaml")
+    path = _file(base, ".yaml")
     try:
         card = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
         defaults = Config(load_presets()["defaults"])
         flat = Config(card["config"]).flat
         config = defaults.update({k: v for k, v in flat.items() if defaults.match(k)})
-        spaces = _read_spaces(card)
+        observations = {k: _space(v) for k, v in card["observations"].items()}
+        spaces = observations, {"action": _space(card["action"])}
         names = [str(name) for name in card["action_names"]]
         story = dict(card["story"])
     except UsageError:
@@ -200,30 +201,20 @@ def read_agent_files(base: Path) -> ExportedAgent:
     return ExportedAgent(base, config, spaces, names, story)
 
 
-def _download(repo: str) -> Path:
-    """Fetch an agent's files from the hub, or find them in its cache."""
-    api = require("huggingface_hub", "hub").HfApi()
-    patterns = [f"*{suffix}" for suffix in SUFFIXES]
-    with HubErrors(repo):
-        return Path(api.snapshot_download(repo, allow_patterns=patterns))
-
-
-class HubErrors:
+@contextlib.contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"The hub does not give or take {repo} ({first_line(error)}): "
+            "check the name, the network, and your token."
+        ) from error
 
-    def __init__(self, repo: str):
-        self._repo = repo
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UsageError):
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(
-                f"The hub does not give or take {self._repo} ({reason.rstrip('.')}): "
-                "check the name, the network, and your token."
-            ) from error
+def _file(base: Path, suffix: str) -> Path:
+    return base.with_name(base.name + suffix)  # The name may have a dot in it.
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -238,11 +229,6 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
             "anew."
         ) from error
     return {name: value.astype(np.float32) for name, value in tensors.items()}
-
-
-def _read_spaces(card: Mapping[str, Any]) -> Spaces:
-    observations = {k: _space(v) for k, v in card["observations"].items()}
-    return observations, {"action": _space(card["action"])}
 
 
 def _space(card: Mapping[str, Any]) -> Any:

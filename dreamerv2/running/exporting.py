@@ -22,12 +22,12 @@ from dreamerv2.common.suites.packages import require
 from dreamerv2.playing.keys import action_names
 from dreamerv2.running.exported import (
     HUB,
-    SUFFIXES,
+    PATTERNS,
     ExportedAgent,
-    HubErrors,
     RunAgent,
     Spaces,
     find_agent,
+    hub_errors,
     open_agent,
     read_agent_files,
 )
@@ -45,16 +45,13 @@ def export_run(
 ) -> ExportedAgent:
     """Export the agent of a run, as it was at the last checkpoint.
 
-    Args:
-      logdir: the run's folder.
-      folder: where the three files go; it is made if it is missing.
-      name: of the files; by default the task's without its suite.
-      episode: an .npz file whose beginning dreams can start from; by default the
-        newest of the run's evaluations, else of its training.
-      story: plain values for people, such as hours=2.5 and score={...}; version,
-        commit and frames are found out.
-
-    Raises UsageError if there is no agent, no episode, or no room.
+    folder: where the three files go; it is made if it is missing.
+    name: of the files; by default the task's without its suite.
+    episode: an .npz file whose beginning dreams can start from; by default the newest
+      of the run's evaluations, else of its training.
+    story: plain values for people, such as hours=2.5 and score={...}; version, commit
+      and frames are found out.
+    UsageError if there is no agent, no episode, or no room.
     """
     run = open_agent(logdir)
     if not isinstance(run, RunAgent):
@@ -63,7 +60,9 @@ def export_run(
     spaces, names = _spaces(config, run.folder)
     agent = Agent(config, *spaces, Counter(), learns=False)
     run.restore(agent)
-    path = Path(episode or newest_episode(run.folder)).expanduser()
+    if not (episode := episode or run.episode):
+        raise UsageError(f"{logdir} has no episode: name an .npz file as episode.")
+    path = Path(episode).expanduser()
     arrays = Recordings([path]).load(path)
     name = name or config.task.partition("_")[2] or config.task
     base = Path(folder).expanduser() / name
@@ -72,10 +71,9 @@ def export_run(
 
 
 def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
-    """Return the spaces of a run and the names of its actions.
+    """Return the spaces and action names of a run's environment.
 
-    Of its task's environment; where that cannot be made here, as one that came from
-    Python, of its episodes.
+    Of its episodes, where that cannot be made here, as one that came from Python.
     """
     try:
         env = make_env(config, config.seed, train=False)
@@ -87,15 +85,6 @@ def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
         env.close()
 
 
-def newest_episode(logdir: Path) -> Path:
-    """Return the newest episode of a run, of an evaluation if there is one."""
-    for folder in ("eval_episodes", "train_episodes"):
-        found = sorted((logdir / folder).glob("*.npz"))
-        if found:
-            return found[-1]
-    raise UsageError(f"There is no episode in {logdir}: name an .npz file as episode.")
-
-
 def write_agent_files(
     agent: "Agent",
     spaces: Spaces,
@@ -104,16 +93,14 @@ def write_agent_files(
     action_names: list[str],
     story: Mapping[str, Any],
 ) -> ExportedAgent:
-    """Write an agent's three files, each whole or not at all.
+    """Write an agent's three files, each whole or not at all; see ExportedAgent.
 
-    Args:
-      spaces: of observations and actions that the agent was made for.
-      episode: arrays (T+1, ...) of a recorded episode; its first steps are kept.
-      base: path without a suffix; its name is the agent's.
-      story: plain values for people: commit, frames, hours, score.
+    episode: arrays (T+1, ...) of a recorded episode; its first steps are kept.
     """
+    from safetensors.numpy import save  # Only who exports needs it.
+
     tensors = {
-        name: value.astype(np.float16)
+        name: np.ascontiguousarray(value, np.float16)
         for name, value in to_reference(agent).items()
         if not name.startswith(("target_critic/", "expl_"))
     }
@@ -127,7 +114,7 @@ def write_agent_files(
     }
     short = {k: v[: EPISODE_STEPS + 1] for k, v in episode.items()}
     contents = {
-        ".safetensors": lambda file: file.write(_pack(tensors)),
+        ".safetensors": lambda file: file.write(save(tensors)),
         ".npz": lambda file: file.write(to_bytes(short)),
         ".yaml": lambda file: YAML(typ="safe", pure=True).dump(card, file),
     }
@@ -139,38 +126,29 @@ def write_agent_files(
 def push_agent(folder: str | Path, repo: str) -> str:
     """Upload an exported agent's folder to the hub as ORG/NAME; return its address.
 
-    Needs the extra `hub` and a token, as huggingface_hub finds it.
+    It needs the extra `hub`, and a token where huggingface_hub finds it.
     """
     if find_agent(folder) is None:
         raise UsageError(f"The folder {folder} holds no agent: export one there first.")
     api = require("huggingface_hub", "hub").HfApi()
-    patterns = [f"*{suffix}" for suffix in SUFFIXES]
-    with HubErrors(repo):
+    path = Path(folder).expanduser()
+    with hub_errors(repo):
         api.create_repo(repo, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, folder_path=Path(folder).expanduser(), allow_patterns=patterns
-        )
+        api.upload_folder(repo_id=repo, folder_path=path, allow_patterns=PATTERNS)
     return HUB + repo
 
 
-def _pack(tensors: Mapping[str, np.ndarray]) -> bytes:
-    from safetensors.numpy import save  # Only who exports needs it.
-
-    return save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
-
-
 def _describe(space: Any) -> dict[str, Any]:
-    """Return a space in plain values, bounds as one number each where they are one."""
+    """Return a space in plain values."""
     if getattr(space, "discrete", False):
         return {"one_hot": int(space.shape[0])}
-    low, high = (_plain_bound(bound) for bound in (space.low, space.high))
+    # Bounds are one number each where all are the same.
+    low, high = (
+        bound.tolist() if (bound != bound.flat[0]).any() else bound.flat[0].item()
+        for bound in (space.low, space.high)
+    )
     shape = list(map(int, space.shape))
     return {"shape": shape, "dtype": str(space.dtype), "low": low, "high": high}
-
-
-def _plain_bound(bound: np.ndarray) -> Any:
-    values = np.unique(bound)
-    return values[0].item() if len(values) == 1 else np.asarray(bound).tolist()
 
 
 def _progress(logdir: Path) -> dict[str, Any]:

@@ -31,10 +31,7 @@ PARTS = {
 
 
 def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
-    """Return the state of the agent in a run's checkpoint.
-
-    Raises UsageError if there is no checkpoint, or it is damaged or holds no agent.
-    """
+    """Return the state of the agent in a run's checkpoint, or raise UsageError."""
     path = Path(logdir).expanduser() / CHECKPOINT
     saved = load_checkpoint(path, device)
     agent = saved.get("agent") if isinstance(saved, dict) else None
@@ -47,33 +44,29 @@ def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
 
 
 def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> None:
-    """Give an agent what it needs to act and dream: world model, actor and critic.
-
-    Raises UsageError for a state of another shape.
-    """
+    """Give an agent its world model, actor and critic; UsageError if they misfit."""
     try:
         chosen = {"world_model": "wm", "actor_critic": "task_behavior"}
         _copy_weights(agent, saved, chosen, logdir)
     except Misfit as error:
         raise UsageError(
             f"The agent in {logdir} is of another shape than this configuration, with "
-            f"{error.found}: change none of the settings of its config.yaml."
+            f"{error.found}: leave out --configs, and change none of the settings of "
+            "its config.yaml."
         ) from error
 
 
 def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> None:
-    """Raise UsageError if an environment has other shapes than an agent learned from.
-
-    `known` are the agent's, see `shapes_of`. Without them nothing is known.
-    """
+    """Raise UsageError if an environment's shapes are not the agent's known ones."""
     shapes = shapes_of(env.obs_space, env.act_space)
     known = shapes if known is None else known
-    if differ := [k for k in known | shapes if known.get(k) != shapes.get(k)]:
-        listed = ", ".join(
-            f"{key!r} of shape {known.get(key, 'none')} rather than "
-            f"{shapes.get(key, 'none')}"
-            for key in differ
-        )
+    pairs = {k: (known.get(k), shapes.get(k)) for k in known | shapes}
+    listed = ", ".join(
+        f"{k!r} of shape {old} rather than {new}"
+        for k, (old, new) in pairs.items()
+        if old != new
+    )
+    if listed:
         raise UsageError(
             f"The agent in {source} learned from other spaces than this environment "
             f"has: {listed}; give the environment that it was trained on, or train "
@@ -117,10 +110,8 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
     """Start an agent from the weights of the one in another run; print what was loaded.
 
     Networks and the state of reward norms are taken; optimizers and counters begin
-    anew. `parts` are of `PARTS`, or `all`: what both agents have.
-
-    Raises UsageError for networks of another shape, naming the settings that differ;
-    then nothing has been changed.
+    anew. `parts` are of `PARTS`, or `all`: what both agents have. UsageError for
+    networks of another shape names the settings that differ, and changes nothing.
     """
     logdir = Path(logdir).expanduser()
     saved = read_agent(logdir, agent.device)
@@ -185,14 +176,13 @@ def _copy(own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 
 def _other_shape(agent: "Agent", logdir: Path, error: Misfit) -> UsageError:
-    """Return the error with the settings behind it, as far as they are known."""
+    """Add the settings behind the error, as far as they are known."""
     path = logdir / "config.yaml"
-    differ = {}
-    if path.is_file():
-        pairs = changes(load_config(path), agent.config)
-        differ = {k: v for k, v in pairs.items() if rule_of(k).fixed == "networks"}
+    differ = changes(load_config(path), agent.config) if path.is_file() else {}
     listed = ", ".join(
-        f"{key} {old} rather than {new}" for key, (old, new) in differ.items()
+        f"{key} {old} rather than {new}"
+        for key, (old, new) in differ.items()
+        if rule_of(key).fixed == "networks"
     )
     advice = f"it has {listed}" if listed else "its spaces are others"
     return UsageError(

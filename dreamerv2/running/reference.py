@@ -41,9 +41,8 @@ def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
 def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
     """Copy parameters, given by name in the reference's layout, into an agent.
 
-    Where the agent has no slow critic, ``target_critic`` may be left out: it is the
-    critic then. Raises UsageError that names what is missing, extra or misshapen;
-    then nothing has been changed.
+    Without a slow critic, ``target_critic`` is the critic and may be left out.
+    UsageError names what is missing, extra or misshapen, and changes nothing.
     """
     known = parameters(agent)
     slow = agent.config.slow_target
@@ -52,21 +51,19 @@ def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
     params = {k: v for k, v in params.items() if k in expected or k not in known}
     match_state(expected, params, "The set of parameters")
     for name in needed:
-        param = known[name]
-        param.copy_(from_layout(torch.as_tensor(np.asarray(params[name]))))
+        known[name].copy_(from_layout(torch.as_tensor(np.asarray(params[name]))))
 
 
 def parameters(agent: "Agent") -> dict[str, nn.Parameter]:
-    """Return the agent's own parameters, in our layout, by the reference's names."""
-    return {
-        name: param
-        for prefix, network in _networks(agent)
-        for name, param in named_parameters(network, prefix).items()
-    }
+    """Return the parameters themselves, in our layout, by the reference's names."""
+    named = {}
+    for prefix, network in _networks(agent):
+        named.update(named_parameters(network, prefix))
+    return named
 
 
 def named_parameters(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
-    """Return a network's parameters by the reference's names, after `prefix`."""
+    """Return a network's parameters by the reference's names, `prefix/...`."""
     named = {}
     for path, layer in network.named_modules():
         leaves = NORM_LEAVES if isinstance(layer, nn.LayerNorm) else LINEAR_LEAVES
@@ -92,23 +89,19 @@ def from_layout(x: Tensor) -> Tensor:
 
 
 def _networks(agent: "Agent") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the agent's networks by the reference's names."""
     yield "encoder", agent.wm.encoder
     yield "rssm", agent.wm.rssm
     yield from agent.wm.heads.items()
     yield from _actor_critic(agent.task_behavior, "")
-    exploration = agent.expl_behavior
-    heads = getattr(exploration, "heads", None) or []
-    if hasattr(exploration, "head"):
-        heads = [exploration.head]
+    expl = agent.expl_behavior
+    heads = [expl.head] if hasattr(expl, "head") else getattr(expl, "heads", ())
     for k, head in enumerate(heads):
         yield f"expl_head{k}", head
-    if hasattr(exploration, "ac"):
-        yield from _actor_critic(exploration.ac, "expl_")
+    if hasattr(expl, "ac"):
+        yield from _actor_critic(expl.ac, "expl_")
 
 
 def _actor_critic(ac: "ActorCritic", prefix: str) -> Iterator[tuple[str, nn.Module]]:
     yield f"{prefix}actor", ac.actor
     yield f"{prefix}critic", ac.critic
-    slow = ac.slow if ac.config.slow_target else ac.critic
-    yield f"{prefix}target_critic", slow
+    yield f"{prefix}target_critic", ac.slow if ac.config.slow_target else ac.critic
