@@ -60,7 +60,7 @@ def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> N
     """Raise UsageError if an environment's shapes are not the agent's known ones."""
     shapes = shapes_of(env.obs_space, env.act_space)
     known = shapes if known is None else known
-    pairs = {k: (known.get(k), shapes.get(k)) for k in known | shapes}
+    pairs = {k: (known.get(k, "none"), shapes.get(k, "none")) for k in known | shapes}
     listed = ", ".join(
         f"{k!r} of shape {old} rather than {new}"
         for k, (old, new) in pairs.items()
