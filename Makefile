@@ -3,6 +3,7 @@
 # make play    step inside a dream; ARGS="--flag value ..." goes to play.py
 # make test    every check; ARGS="-k name ..." goes to pytest
 # make lint    style alone
+# make docs    the site, into site/; broken links fail
 # make test-lowest   the tests with the oldest versions that pyproject.toml allows
 # make clean   remove what tools left here, but never .venv or a run
 #
@@ -18,7 +19,7 @@ CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python
 WORKS := import sys, venv, ensurepip; \
 	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 
-.PHONY: help setup train play test lint test-lowest clean
+.PHONY: help setup train play test lint docs test-lowest clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -88,6 +89,10 @@ lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "Built site/index.html; $(PY) -m mkdocs serve shows it while you write."
+
 # A second environment, by hand and for minutes: PYTHON=python3.10 is the oldest.
 LOWEST := .venv-lowest
 test-lowest:
@@ -104,7 +109,7 @@ test-lowest:
 	exec $(LOWEST)/bin/python -m pytest $(value ARGS)
 
 clean:
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
 	@for folder in dreamerv2 tests examples benchmarks scores; do \
 	  if [ -d $$folder ]; then \
 	    find $$folder -name __pycache__ -type d -prune -exec rm -rf {} +; \

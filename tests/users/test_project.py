@@ -114,7 +114,12 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_dependency_has_a_tested_pin_in_its_range(project, pins, python):
     extras = project["project"]["optional-dependencies"]
-    wanted = [*project["project"]["dependencies"], *extras["dev"], *extras["classic"]]
+    wanted = [
+        *project["project"]["dependencies"],
+        *extras["dev"],
+        *extras["classic"],
+        *extras["docs"],
+    ]
     wanted.remove("dreamerv2-torch[classic]")
     ranges = applying(map(Requirement, wanted), python)
     pinned = applying(pins, python)

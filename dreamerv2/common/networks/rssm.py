@@ -136,7 +136,7 @@ class EnsembleRSSM(nn.Module):
         """Filter a batch of sequences.
 
         Args:
-          embed (B, T, E), action (B, T, A), is_first (B, T) bool.
+          embed, action, is_first: (B, T, E), (B, T, A) and (B, T) bool.
           noise: draws ``observe_post`` (T, B, S, C).
           state: the posterior before the first step; zeros for None.
 
