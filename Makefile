@@ -90,7 +90,7 @@ lint: setup
 	@$(PY) -m ruff format --check .
 
 docs: setup
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "Built site/index.html; $(PY) -m mkdocs serve shows it while you write."
 
 # A second environment, by hand and for minutes: PYTHON=python3.10 is the oldest.
