@@ -244,10 +244,33 @@ def test_a_reset_without_seed_is_told_of_and_trains():
     assert env.reset()["is_first"]
 
 
-def test_within_gymnasiums_wrappers_a_reset_must_take_what_they_give():
-    env = gymnasium.wrappers.TimeLimit(Seedless(), 9)
-    with pytest.warns(UserWarning, match="takes no seed"):
-        refused(env, r"write it as reset\(self, \*, seed=None, options=None\)")
+class OptionsMissing(Told):
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
+class NoDefaults(Told):
+    def reset(self, seed, options):
+        return super().reset(seed=seed)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gymnasium.wrappers.TimeLimit(Seedless(), 9),
+        lambda: gymnasium.wrappers.TimeLimit(OptionsMissing(), 9),
+        NoDefaults,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*takes no seed")
+def test_a_reset_must_take_what_gymnasium_gives_it(make):
+    refused(make(), r"write it as reset\(self, \*, seed=None, options=None\)")
+
+
+def test_a_reset_without_options_trains_where_none_are_given():
+    inner = OptionsMissing()
+    prepared(inner).reset()
+    assert inner.seeds == [3, 3]
 
 
 def test_the_check_uses_up_neither_seed_nor_state():

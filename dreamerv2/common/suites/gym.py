@@ -93,25 +93,27 @@ class GymWrapper:
 
     def _begin(self, seed: int | None) -> Any:
         *wrappers, inner = _layers(self._env)
-        takes = all(_takes(env, "seed") for env in (*wrappers, inner))
-        if seed is not None and takes:
-            return self._env.reset(seed=seed)
-        if seed is not None and callable(getattr(self._env, "seed", None)):
-            self._env.seed(seed)
-        elif seed is not None:
-            warnings.warn(
-                f"The reset() of {type(inner).__name__} takes no seed, so its episodes "
-                "are others in each run.",
-                stacklevel=3,
-            )
+        seeded = {} if seed is None else {"seed": seed}
+        if seeded and not all(_accepts(env, seeded) for env in (*wrappers, inner)):
+            seeded = {}
+            if callable(getattr(self._env, "seed", None)):
+                self._env.seed(seed)
+            else:
+                warnings.warn(
+                    f"The reset() of {type(inner).__name__} takes no seed, so its "
+                    "episodes are others in each run.",
+                    stacklevel=3,
+                )
         try:
-            return self._env.reset()
+            return self._env.reset(**seeded)
         except TypeError as error:
-            if not wrappers or (takes and _takes(inner, "options")):
+            # Gymnasium's wrappers hand on both.
+            given = {"seed": seed, "options": None} if wrappers else seeded
+            if _accepts(inner, given):
                 raise
             raise UsageError(
-                f"The reset() of {type(inner).__name__} does not take what Gymnasium's "
-                "wrappers give it: write it as reset(self, *, seed=None, options=None)."
+                f"The reset() of {type(inner).__name__} does not take what it is given "
+                f"({error}): write it as reset(self, *, seed=None, options=None)."
             ) from error
 
     def _is_pair(self, result: Any) -> bool:
@@ -133,6 +135,9 @@ def _layers(env: Any) -> Iterator[Any]:
     yield env
 
 
-def _takes(env: Any, name: str) -> bool:
-    parameters = inspect.signature(env.reset).parameters.values()
-    return any(p.name == name or p.kind == p.VAR_KEYWORD for p in parameters)
+def _accepts(env: Any, arguments: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(env.reset).bind(**arguments)
+    except TypeError:
+        return False
+    return True
