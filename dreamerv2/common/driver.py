@@ -24,25 +24,24 @@ class Driver:
     """Steps N environments with one policy, and tells the callbacks what happened.
 
     A transition is a dict of numpy arrays: the observation's keys and the action's. Its
-    action is the one that led *to* its observation; a reset transition has a zero
-    action. So in an episode of T+1 observations:
+    action led *to* its observation, and is zero at the reset. So in an episode of T+1
+    observations:
 
         index    0      1      2           T
         obs     o_0 -> o_1 -> o_2  ...  -> o_T     o_0.is_first, o_T.is_last
         action   0     a_0    a_1        a_(T-1)   a_t was chosen at o_t
 
-    `on_reset` and `on_step` callbacks get each transition, `on_episode` callbacks the
-    episode as a dict of stacked (T+1, ...) arrays; all get `worker=i`, the index of the
-    environment. Dtypes are what the environments and the policy give.
+    Callbacks get a transition, or an episode as a dict of stacked (T+1, ...) arrays,
+    and `worker=i`, the index of the environment. Dtypes are what the environments and
+    the policy give.
 
     An environment's reset and step return the observation, or (see Async) a function
     that waits for it, called only after all environments have been started.
 
     An environment fails when it raises anything but a UsageError, or gives a number
-    that is not finite (keys for people, `log_`, aside). Then its unfinished episode is
-    dropped, and `replace` gives the environment that goes on in its place; by default
-    it raises a RuntimeError that names the environment. A `timer` is told how long is
-    waited for the environments, as `env`.
+    that is not finite (but for `log_` keys). Then its unfinished episode is dropped,
+    and `replace` gives the environment that goes on in its place; by default it raises
+    a RuntimeError that names it. `timer` is told the time of waiting for them, as env.
     """
 
     def __init__(
@@ -54,7 +53,13 @@ class Driver:
         self._envs = list(envs)
         self._replace = replace or _refuse
         self._timer = timer or (lambda name: contextlib.nullcontext())
-        self._act_spaces = [dict(env.act_space) for env in self._envs]
+        self._no_actions = [
+            {
+                k: np.zeros(space.shape, space.dtype)
+                for k, space in env.act_space.items()
+            }
+            for env in self._envs
+        ]
         self._on_step: list[Callable[..., Any]] = []
         self._on_reset: list[Callable[..., Any]] = []
         self._on_episode: list[Callable[..., Any]] = []
@@ -74,7 +79,7 @@ class Driver:
     ) -> None:
         """Call `callback(episode, worker=i)` after every finished episode.
 
-        keep: asked at each reset which keys are kept until then; by default, all.
+        keep: asked at each reset which keys the episode is to have; by default, all.
         """
         self._on_episode.append(callback)
         self._keep.append(keep or (lambda key: True))
@@ -93,13 +98,12 @@ class Driver:
         episodes: int = 0,
         episodes_per_env: int | Sequence[int] = 0,
     ) -> None:
-        """Run until at least `steps` steps and `episodes` episodes are done.
+        """Run until at least `steps` steps and `episodes` episodes are done in all.
 
-        Both count over all environments, which stop in mid-episode, to go on there with
-        the next call. The first `episodes` episodes of several environments are the
-        shortest ones: to evaluate, call `reset()` and ask for `episodes_per_env`, one
-        number or one for each; then each environment plays that many and stands still
-        until the others have, too.
+        Environments stop in mid-episode, and go on there with the next call. The first
+        `episodes` episodes of several are the shortest ones: to evaluate, call
+        `reset()` and ask for `episodes_per_env`, one number or one for each; then each
+        plays that many and stands still until the others have, too.
         """
         if not self._envs:
             raise ValueError("This Driver has no environments to step.")
@@ -116,16 +120,13 @@ class Driver:
                 if not active:
                     break
             self._reset_ended(active)
-            actions = self._act(policy)
-            for i in self._advance(active, actions):
+            for i in self._advance(active, self._act(policy)):
                 step += 1
                 finished[i] += int(bool(self._obs[i]["is_last"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return observations, unfinished episodes and the policy's state.
-
-        To be taken between two calls, together with the environments' states.
-        """
+        """Return observations, unfinished episodes and the policy's state, as they are
+        between two calls; the environments' own states belong with it."""
         return {
             "obs": [ob and dict(ob) for ob in self._obs],
             "episodes": [_stack(episode) for episode in self._episodes],
@@ -152,9 +153,7 @@ class Driver:
                 observed = self._gather({i: (self._envs[i].reset, ()) for i in ended})
             for i, ob in observed.items():
                 self._obs[i] = ob
-                spaces = self._act_spaces[i].items()
-                zeros = {k: np.zeros(v.shape, v.dtype) for k, v in spaces}
-                tran = _transition(ob, zeros)
+                tran = _copy({**ob, **self._no_actions[i]})
                 self._episodes[i] = {
                     key: [value]
                     for key, value in tran.items()
@@ -168,8 +167,8 @@ class Driver:
         obs = {k: np.stack([ob[k] for ob in self._obs]) for k in self._obs[0]}
         outputs, self._state = policy(obs, self._state)
         return [
-            {k: np.asarray(outputs[k][i]) for k in spaces}
-            for i, spaces in enumerate(self._act_spaces)
+            {k: np.asarray(outputs[k][i]) for k in keys}
+            for i, keys in enumerate(self._no_actions)
         ]
 
     def _advance(
@@ -181,7 +180,7 @@ class Driver:
             observed = self._gather(calls)
         for i, ob in observed.items():
             self._obs[i] = ob
-            tran = _transition(ob, actions[i])
+            tran = _copy({**ob, **actions[i]})
             for key, values in self._episodes[i].items():
                 values.append(tran.get(key))  # The replay says if one is missing.
             for callback in self._on_step:
@@ -193,7 +192,7 @@ class Driver:
         return list(observed)
 
     def _gather(self, calls: dict[int, tuple[Callable, tuple]]) -> dict[int, Any]:
-        """Start all calls, then wait for those that returned a promise.
+        """Start all calls, then wait for those that returned a function to wait with.
 
         Environments that fail are replaced and left out.
         """
@@ -203,8 +202,9 @@ class Driver:
             try:
                 results[i] = function(*args)
                 if not callable(results[i]):
-                    steps = len(self._episodes[i].get("is_first", ()))
-                    _check_finite(results[i], steps)
+                    _check_finite(
+                        results[i], len(self._episodes[i].get("is_first", ()))
+                    )
             except UsageError:
                 raise
             except Exception as error:  # Environments may raise anything.
@@ -222,14 +222,13 @@ class Driver:
         return results
 
 
-def _transition(obs: dict[str, Any], action: dict[str, Any]) -> dict[str, np.ndarray]:
+def _copy(transition: dict[str, Any]) -> dict[str, np.ndarray]:
     """Copy, since an environment or a policy may use its arrays again."""
-    return {k: np.array(v) for k, v in {**obs, **action}.items()}
+    return {k: np.array(v) for k, v in transition.items()}
 
 
 def _stack(episode: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Values of each step -> arrays (T, ...)."""
-    return {key: np.stack(values) for key, values in episode.items()}
+    return {key: np.stack(values) for key, values in episode.items()}  # (T+1, ...)
 
 
 def _check_finite(obs: dict[str, Any], step: int) -> None:
@@ -237,15 +236,13 @@ def _check_finite(obs: dict[str, Any], step: int) -> None:
     for key, value in obs.items():
         value = np.asarray(value)
         if value.dtype.kind == "f" and not key.startswith("log_"):
-            finite = np.isfinite(value)
-            if not finite.all():
-                raise ValueError(
-                    f"its {key!r} is {value[~finite][0]} in step {step} of the episode"
-                )
+            bad = value[~np.isfinite(value)]
+            if bad.size:
+                what = f"its {key!r} is {bad[0]} in step {step} of the episode"
+                raise ValueError(what)
 
 
 def _refuse(index: int, error: Exception) -> Any:
     """Say which environment it was, without a replacement."""
-    raise RuntimeError(
-        f"Environment {index} failed with {type(error).__name__}: {error}"
-    ) from error
+    what = f"Environment {index} failed with {type(error).__name__}: {error}"
+    raise RuntimeError(what) from error

@@ -6,18 +6,16 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """Something outside the program is wrong, and the message says how to mend it.
+    """Something outside the program is wrong; commands print it, and exit with code 2.
 
-    The message is one sentence: what was wrong, what was expected, what to do. The
-    command line tools print it without a stack trace and end with exit code 2.
+    The message is one sentence: what was wrong, what was expected, what to do.
     """
 
 
 class RunFailed(Exception):
-    """A run cannot go on, through no fault of how it was started.
+    """A run cannot go on, through no fault of how it was started; exit code 1.
 
-    The message is one sentence, too: what went wrong, what is kept, what to do. The
-    command prints it without a stack trace and ends with exit code 1.
+    The message is one sentence: what went wrong, what is kept, what to do.
     """
 
 

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and failures to write in one sentence.
 
-The one way in which this project writes; free of torch, so that processes of
-environments can use it, too.
+The one way in which this project writes. Free of torch, for processes of environments.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ from dreamerv2.common.errors import UsageError
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Have `write` fill a file that appears at `path` once it is whole, or never.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and are then
-    renamed. What a killed process left half written is removed by the next call.
-    UsageError if the file cannot be written; the one before is untouched.
+    A temporary file in the same folder reaches the disk and is then renamed; one that a
+    killed process left is removed by the next call. UsageError if the file cannot be
+    written; the one before is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -41,10 +40,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
 
 def cannot_write(path: str | os.PathLike, error: OSError) -> UsageError:
     """Turn a failed write into one sentence for the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = "free some space there"
-    else:
-        advice = "make it writable"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space there" if full else "make it writable"
     reason = error.strerror or first_line(error)
     return UsageError(
         f"Cannot write {path} ({reason}): {advice} and start again to go on, or choose "
@@ -61,9 +58,8 @@ def first_line(error: BaseException) -> str:
 class _Sink:
     """Takes bytes for a file, and keeps the first error until the writer is done.
 
-    An exception inside torch's C++ writer can surface as another one, or abort the
-    process when the writer's destructor tries again. So it never sees any, a second
-    Ctrl-C included.
+    Torch's C++ writer turns an exception into another one, or aborts the process when
+    its destructor tries again. So it never sees any, a second Ctrl-C included.
     """
 
     def __init__(self, file: BinaryIO):

@@ -32,14 +32,13 @@ class Replay:
       Episodes of fewer than minlen steps are skipped.
     prioritize_ends: draw more sequences from the ends of episodes.
     seed: decides, with the episodes, what the datasets give.
-    storage: where the episodes to draw from are. With `memory`, all are read at once,
-      and files are compressed. With `disk`, files are mapped and only the steps of a
-      batch are read; they are as large as the memory would be (Atari: 4 GB per million
-      steps), and compressed ones that are drawn from are written anew as such.
+    storage: `memory` reads all episodes at once and compresses files; `disk` maps files
+      and reads only the steps of a batch. They are as large as the memory would be
+      (Atari: 4 GB per million steps), and compressed ones are written anew as such.
     disk_capacity: steps to keep in files; the oldest are removed. 0 is no limit.
 
-    Several threads may add while others sample. UsageError for settings that cannot
-    work, a directory that cannot be used, and data that does not fit.
+    Several threads may add while others sample. UsageError for a maxlen below minlen, a
+    directory that cannot be used, and data that does not fit.
     """
 
     def __init__(
@@ -54,7 +53,11 @@ class Replay:
         storage: str = "memory",
         disk_capacity: int = 0,
     ) -> None:
-        _check_settings(minlen, maxlen, capacity, storage, disk_capacity)
+        if 0 < maxlen < minlen:
+            raise UsageError(
+                f"replay.maxlen is {maxlen}; it must be 0 (no limit) or at least "
+                f"replay.minlen, which is {minlen}."
+            )
         self._store = Store(
             directory, capacity, minlen, storage == "disk", disk_capacity
         )
@@ -71,10 +74,8 @@ class Replay:
 
     @property
     def stats(self) -> dict[str, int]:
-        """Steps and episodes on disk (total) and to draw from (loaded).
-
-        Without those that `load_state_dict` holds back.
-        """
+        """Steps and episodes on disk (total) and to draw from (loaded); those that
+        `load_state_dict` holds back do not count."""
         return {
             "total_steps": self._store.total_steps,
             "total_episodes": self._store.total_episodes,
@@ -89,8 +90,7 @@ class Replay:
         nothing will ever finish it.
         """
         step = {k: convert(k, transition[k]) for k in stored_keys(transition)}
-        missing = {"is_first", "is_last"} - step.keys()
-        if missing:
+        if missing := {"is_first", "is_last"} - step.keys():
             raise UsageError(f"The environment's steps lack {sorted(missing)}.")
         with self._lock:
             if step["is_first"]:
@@ -127,11 +127,11 @@ class Replay:
         transform: Callable[[Arrays], Any] | None = None,
         ahead: bool = True,
     ) -> Dataset:
-        """Endless iterator over batches (B, T, ...) of random sequences.
+        """Return an endless iterator over batches (B, T, ...) of random sequences.
 
-        Each dataset of a replay has random numbers of its own. `transform` is applied
-        to each batch in a background thread. Batches are prepared ahead of being asked
-        for, or show the newest episodes. May be made while the replay is empty.
+        It has random numbers of its own, and applies `transform` to each batch in a
+        background thread: `ahead` of being asked for, or then, for the newest episodes.
+        May be made while the replay is empty.
         """
         with self._lock:
             index = len(self._datasets)
@@ -145,9 +145,8 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         """Return all that is not in files, in plain types.
 
-        newest, totals: the newest finished episode's name, and how many episodes and
-        steps there are. unfinished: what has no file yet, per environment its number
-        and the transitions as the bytes of an episode's file.
+        newest, totals: the newest finished episode's name; all episodes and steps.
+        unfinished: per environment its number, and a file's bytes of what has none yet.
         """
         with self._lock:
             datasets = [ref() for ref in self._datasets]
@@ -167,11 +166,10 @@ class Replay:
 
         unfinished: the environments go on where `state` was taken, in the middle of
           their episodes. Then so do the unfinished episodes, and those on disk that
-          were finished later are held back: the run plays these steps again. Each is
-          taken into the replay when an episode with the same contents is finished, and
-          all that are left as soon as another one is. Batches are then bit-identical
-          to those of a run that was never stopped, if the steps that are added are, and
-          if no episode was dropped or removed while it was drawn from.
+          were finished later are held back: each until an episode with the same
+          contents is finished, or any other one is. Batches are then bit-identical to
+          those of a run that was never stopped, if the steps that are added are, and if
+          no episode was dropped or removed while it was drawn from.
 
         Otherwise unfinished episodes are given up, and all episodes on disk are drawn
         from. Says so if some that `state` knew are not there any more.
@@ -194,37 +192,29 @@ class Replay:
     def draw(self, rng: np.random.Generator) -> tuple[Episode, int, int]:
         """Draw a sequence (episode, start, length); UsageError if there is none."""
         with self._lock:
-            unfinished = []
-            if self._ongoing:
-                ordered = sorted(self._unfinished.items())
-                unfinished = [e for _, e in ordered if e.steps >= self._minlen]
-            finished = len(self._store.recent)
-            if not finished and not unfinished:
+            ordered = sorted(self._unfinished.items()) if self._ongoing else ()
+            unfinished = [e for _, e in ordered if e.steps >= self._minlen]
+            recent = self._store.recent
+            if not len(recent) and not unfinished:
                 raise UsageError(self._nothing_to_draw())
-            index = int(rng.integers(finished + len(unfinished)))
-            if index < finished:
-                episode = self._store.recent[index]
-            else:
-                episode = unfinished[index - finished]
-            start, length = draw_sequence(
-                rng, episode.total, self._minlen, self._maxlen, self._prioritize_ends
-            )
-            return episode, start, length
+            index = int(rng.integers(len(recent) + len(unfinished))) - len(recent)
+            episode = recent[index] if index < 0 else unfinished[index]
+            lengths = self._minlen, self._maxlen
+            cut = draw_sequence(rng, episode.total, *lengths, self._prioritize_ends)
+            return episode, *cut
 
     def find(self, name: str) -> Episode | None:
-        """An episode by its name, to draw from or on disk only; None if it is gone."""
+        """Return an episode, to draw from or on disk only; None if it is gone."""
         with self._lock:
-            for unfinished in self._unfinished.values():
-                if unfinished.name == name:
-                    return unfinished
-            return self._store.find(name)
+            unfinished = {e.name: e for e in self._unfinished.values()}
+            return unfinished.get(name) or self._store.find(name)
 
     def read(self, episode: Episode) -> Arrays:
-        """The arrays of an episode, if need be from its file; EpisodeLostError."""
+        """Return an episode's arrays, if need be from its file; EpisodeLostError."""
         return self._store.read(episode)
 
     def forget(self, error: EpisodeLostError) -> None:
-        """Draw no more from an episode whose file turned out to be lost; says so."""
+        """Draw no more from an episode whose file turned out to be lost; say so."""
         with self._lock:
             self._store.forget(error)
 
@@ -269,22 +259,5 @@ class Replay:
 
 
 def _unfinished_name(worker: int) -> str:
-    """What an episode is called until it has a file."""
+    """Return what an episode is called until it has a file."""
     return f"unfinished-{worker}"
-
-
-def _check_settings(
-    minlen: int, maxlen: int, capacity: int, storage: str, disk_capacity: int
-) -> None:
-    if minlen < 1:
-        raise UsageError(f"replay.minlen is {minlen}; it must be 1 or more.")
-    if maxlen and maxlen < minlen:
-        raise UsageError(
-            f"replay.maxlen is {maxlen}; it must be 0 (no limit) or at least "
-            f"replay.minlen, which is {minlen}."
-        )
-    for name, value in (("capacity", capacity), ("disk_capacity", disk_capacity)):
-        if value < 0:
-            raise UsageError(f"replay.{name} is {value}; it must be 0 or more.")
-    if storage not in ("memory", "disk"):
-        raise UsageError(f"replay.storage is '{storage}'; it must be memory or disk.")

@@ -14,7 +14,6 @@ from replay_tools import add, assert_same, files_in, streams, take
 from dreamerv2.common.episodes.episode import Episode
 from dreamerv2.common.episodes.files import EpisodeFiles
 from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
-from dreamerv2.common.errors import UsageError
 from dreamerv2.common.replay import Replay
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "replay.py"
@@ -45,11 +44,6 @@ def read_files(monkeypatch):
 
     monkeypatch.setattr(EpisodeFiles, "load", loading)
     return read
-
-
-def test_storage_that_is_not_known_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"'tape'; it must be memory or disk"):
-        Replay(tmp_path, storage="tape")
 
 
 # Mapped files.
@@ -356,11 +350,6 @@ def test_files_that_cannot_be_removed_stay_and_are_named_once(
     assert replay.stats["total_steps"] == 60
     (line,) = capsys.readouterr().out.splitlines()
     assert "Cannot remove the oldest episodes" in line and "Permission denied" in line
-
-
-def test_a_disk_capacity_below_zero_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"replay\.disk_capacity is -1"):
-        Replay(tmp_path, disk_capacity=-1)
 
 
 # Many threads at once.

@@ -147,9 +147,3 @@ def test_nothing_to_sample_says_what_there_is_and_what_is_needed(
             assert word in str(error.value)
     add(replay, 1, 9)
     assert set(next(dataset)["count"].ravel() // 1000) == {1}
-
-
-@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_empty_batches_are_refused(tmp_path, size):
-    with pytest.raises(UsageError, match="dataset"):
-        Replay(tmp_path).dataset(*size)

@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -35,10 +35,9 @@ STALE_SECONDS = 3600
 class EpisodeFiles:
     """A directory of episode files `<timestamp>-<uuid>-<steps>.npz` and their index.
 
-    The timestamp is UTC with microseconds and strictly increases within a directory, so
-    that sorting by name is order of time. `steps` is the number of transitions less
-    one. Damaged files are renamed to `*.damaged`; files that are none of ours are left
-    as they are; both are listed in `aside` as (name, reason).
+    The timestamp is UTC with microseconds and strictly increases, so that order by name
+    is order of time. `steps` is the number of transitions less one. Damaged files are
+    renamed to `*.damaged`, foreign ones left as they are; `aside` lists both.
 
     compress: write small files, rather than ones that can be mapped.
     """
@@ -50,7 +49,7 @@ class EpisodeFiles:
         compress: bool = True,
     ) -> None:
         self.directory = Path(directory).expanduser()
-        self.aside: list[tuple[str, str]] = []
+        self.aside: list[tuple[str, str]] = []  # Names and reasons.
         self._clock = clock
         self._compress = compress
         self._last = datetime.min.replace(tzinfo=timezone.utc)
@@ -83,13 +82,13 @@ class EpisodeFiles:
                 self._remove_stale(path)
             elif name.startswith(".") or name.endswith(".damaged") or name == INDEX:
                 continue
-            elif not entry.is_file() or not self._stamp(name):
+            elif not entry.is_file() or not _stamp(name):
                 self.aside.append((name, "not an episode file"))
-            elif self._is_known(entry) or self._looks_whole(path):
+            elif self.trusted(name) or self._looks_whole(path):
                 names.append(name)
         self.index.keep(set(names))
         if names:
-            self._last = max(self._last, self._stamp(names[-1]))
+            self._last = max(self._last, _stamp(names[-1]))
         return names
 
     def save(self, arrays: Arrays) -> str:
@@ -102,16 +101,13 @@ class EpisodeFiles:
         return name
 
     def has(self, name: str) -> bool:
-        """Whether `name` is the name of an episode file that is there."""
-        return bool(self._stamp(name)) and (self.directory / name).is_file()
+        """Tell whether `name` is the name of an episode file that is there."""
+        return bool(_stamp(name)) and (self.directory / name).is_file()
 
     def trusted(self, name: str) -> Signature | None:
-        """The signature of a file that the index knows to be whole."""
-        try:
-            if self.index.trusts(name, os.stat(self.directory / name)):
-                return self.index.get(name).signature
-        except OSError:
-            pass  # Whoever reads the file will say so.
+        """Return the signature of a file that the index knows to be whole."""
+        with contextlib.suppress(OSError):  # Whoever reads the file will say so.
+            return self.index.trusted(name, os.stat(self.directory / name))
         return None
 
     def load(self, name: str) -> Arrays | None:
@@ -119,25 +115,16 @@ class EpisodeFiles:
 
         Nothing in the file is executed, and `name` cannot lead out of the directory.
         """
-        if not self._stamp(name):
+        if not _stamp(name):
             return None
         try:
-            with (self.directory / name).open("rb") as file:
+            with _telling(name), (self.directory / name).open("rb") as file:
                 stat = os.fstat(file.fileno())
-                content = file.read()
-        except OSError as error:
-            # The file may be whole: it keeps its name for the next time.
-            self.aside.append((name, error.strerror or "unreadable"))
+                arrays = _checked(name, from_bytes(file.read(), convert)).arrays
+        except EpisodeLostError as error:
+            self.set_aside(error)
             return None
-        try:
-            arrays = _checked(name, from_bytes(content, convert)).arrays
-        except MemoryError:
-            raise  # That is not the file's fault.
-        except Exception as error:  # Damaged bytes raise nearly anything.
-            self.set_aside(name, f"damaged: {error}")
-            return None
-        entry = Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
-        self.index.learn(name, entry)
+        self.index.learn(name, _entry(stat, arrays))
         return arrays
 
     def open(self, episode: Episode) -> Arrays:
@@ -147,20 +134,11 @@ class EpisodeFiles:
         types is written anew so that it can be mapped.
         """
         name = episode.name
-        try:
-            with (self.directory / name).open("rb") as file:
-                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                if episode.fields:
-                    return view_arrays(buffer, episode.fields)
-                content = _checked(name, read_arrays(file, buffer, convert))
-        except MemoryError:
-            raise
-        except FileNotFoundError as error:
-            raise EpisodeLostError(name, "gone") from error
-        except OSError as error:
-            raise EpisodeLostError(name, error.strerror or "unreadable") from error
-        except Exception as error:  # As above.
-            raise EpisodeDamagedError(name, f"damaged: {error}") from error
+        with _telling(name), (self.directory / name).open("rb") as file:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if episode.fields:
+                return view_arrays(buffer, episode.fields)
+            content = _checked(name, read_arrays(file, buffer, convert))
         episode.fields = content.fields
         if content.fields is None and not self._compress:
             # Without room for that, the unpacked arrays do, which takes longer.
@@ -169,13 +147,18 @@ class EpisodeFiles:
                 return self.open(episode)
         return content.arrays
 
-    def set_aside(self, name: str, reason: str) -> None:
-        """List a file as damaged and rename it, so that it is not opened again."""
-        self.aside.append((name, reason))
-        self.index.forget(name)
-        # In a directory that cannot be written, skipping the file is all we can do.
-        with contextlib.suppress(OSError):
-            os.rename(self.directory / name, self.directory / f"{name}.damaged")
+    def set_aside(self, error: EpisodeLostError) -> None:
+        """List a file that is lost, and rename a damaged one: it is not opened again.
+
+        One that could not be read may be whole, and keeps its name for the next time.
+        """
+        self.aside.append((error.name, error.reason))
+        if isinstance(error, EpisodeDamagedError):
+            self.index.forget(error.name)
+            path = self.directory / error.name
+            # In a directory that cannot be written, skipping the file is all we can do.
+            with contextlib.suppress(OSError):
+                path.rename(path.with_name(f"{error.name}.damaged"))
 
     def remove(self, name: str) -> None:
         """Delete an episode's file. OSError if that is impossible."""
@@ -185,36 +168,17 @@ class EpisodeFiles:
     def _write(self, name: str, arrays: Arrays) -> None:
         path = self.directory / name
         write_atomically(path, lambda file: write_arrays(file, arrays, self._compress))
-        stat = path.stat()
-        entry = Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
-        self.index.append(name, entry)
-
-    def _is_known(self, entry: os.DirEntry) -> bool:
-        try:
-            return self.index.trusts(entry.name, entry.stat())
-        except OSError:
-            return False
-
-    def _stamp(self, name: str) -> datetime | None:
-        match = NAME.fullmatch(name)
-        if not match:
-            return None
-        try:
-            stamp = datetime.strptime(match[1].ljust(21, "0"), STAMP)
-        except ValueError:
-            return None
-        return stamp.replace(tzinfo=timezone.utc)
+        self.index.append(name, _entry(path.stat(), arrays))
 
     def _looks_whole(self, path: Path) -> bool:
         try:
-            with path.open("rb") as file:
-                whole = zipfile.is_zipfile(file)
-        except OSError as error:
-            self.aside.append((path.name, error.strerror or "unreadable"))
+            with _telling(path.name), path.open("rb") as file:
+                if not zipfile.is_zipfile(file):
+                    raise EpisodeDamagedError(path.name, "cut off")
+        except EpisodeLostError as error:
+            self.set_aside(error)
             return False
-        if not whole:
-            self.set_aside(path.name, "cut off")
-        return whole
+        return True
 
     def _remove_stale(self, path: Path) -> None:
         """Remove what a killed process left; a living one may still be writing."""
@@ -222,17 +186,46 @@ class EpisodeFiles:
         # One that stays costs nothing but its room on disk.
         with contextlib.suppress(OSError):
             age = self._clock() - path.stat().st_mtime
-            if self._stamp(name) and age > STALE_SECONDS:
+            if _stamp(name) and age > STALE_SECONDS:
                 path.unlink()
 
 
 def steps_in(name: str) -> int:
-    """The number of steps that an episode file's name states."""
+    """Return the number of steps that an episode file's name states."""
     return int(name.rsplit("-", 1)[1].removesuffix(".npz"))
 
 
+def _stamp(name: str) -> datetime | None:
+    """Return the time that an episode file's name states; None for other names."""
+    match = NAME.fullmatch(name)
+    with contextlib.suppress(ValueError):
+        if match:
+            stamp = datetime.strptime(match[1].ljust(21, "0"), STAMP)
+            return stamp.replace(tzinfo=timezone.utc)
+    return None
+
+
+@contextlib.contextmanager
+def _telling(name: str) -> Iterator[None]:
+    """Turn what goes wrong while an episode is read into EpisodeLostError."""
+    try:
+        yield
+    except (MemoryError, EpisodeLostError):
+        raise  # A lack of memory is not the file's fault.
+    except FileNotFoundError as error:
+        raise EpisodeLostError(name, "gone") from error
+    except OSError as error:
+        raise EpisodeLostError(name, error.strerror or "unreadable") from error
+    except Exception as error:  # Damaged bytes raise nearly anything.
+        raise EpisodeDamagedError(name, f"damaged: {error}") from error
+
+
+def _entry(stat: os.stat_result, arrays: Arrays) -> Entry:
+    return Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
+
+
 def _checked(name: str, content: Content) -> Content:
-    """ValueError unless this is an episode of the length that the name states."""
+    """Raise ValueError unless this is an episode as long as the name states."""
     lengths = {len(v) if v.ndim else -1 for v in content.arrays.values()}
     if "is_first" not in content.arrays or lengths != {steps_in(name) + 1}:
         raise ValueError("lengths or keys are wrong")

@@ -1,9 +1,8 @@
 """The index of a directory of episodes: what is known of files without opening them.
 
-A cache and never the truth. A file is as the index says only while it has the size and
-the time of change that the index gives; any other is read and checked as if there were
-no index. What is missing here, damaged or out of date costs the time of reading those
-files and no more, and is put right at the next opening.
+A cache and never the truth: a file that has another size or time of change than the
+index says is read and checked as if there were no index. What is missing here, damaged
+or out of date costs the time of reading those files, and is put right when opened next.
 """
 
 import contextlib
@@ -32,11 +31,9 @@ class Entry(NamedTuple):
 
 
 class Index:
-    """Entries by the names of files, and the file that keeps them.
+    """Entries by the names of files, and the file that keeps them: checksums and JSON.
 
-    Each line is a checksum and JSON. New entries are appended; `settle` writes the
-    whole anew, at once, if it has to. Failures to write are ignored: whoever writes
-    episodes will meet the same and report it.
+    Failures to write it are ignored: whoever writes episodes will meet and report them.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -47,23 +44,17 @@ class Index:
         self._torn = False
         self.damaged = self._read()  # Lines that were not understood.
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, name: str) -> Entry | None:
-        """The entry of that file, which may be out of date."""
-        return self._entries.get(name)
-
-    def trusts(self, name: str, stat: os.stat_result) -> bool:
-        """Whether the file, which has this stat, is the one that was found whole."""
+    def trusted(self, name: str, stat: os.stat_result) -> Signature | None:
+        """Return the signature if the file of this stat is the one that was whole."""
         entry = self._entries.get(name)
-        return bool(entry) and entry[:2] == (stat.st_size, stat.st_mtime_ns)
+        same = entry and entry[:2] == (stat.st_size, stat.st_mtime_ns)
+        return entry.signature if same else None
 
     def append(self, name: str, entry: Entry) -> None:
         """Add a file that was just written."""
         self._set(name, entry)
         # After a line that was cut short, one that is empty makes the next one whole.
-        line = (b"\n" if self._torn else b"") + _line(name, entry)
+        line = (b"\n" if self._torn else b"") + _encode([name, *entry])
         self._torn = True
         with contextlib.suppress(OSError):
             new = not self._path.exists()
@@ -92,14 +83,14 @@ class Index:
         """Write the whole index, atomically, if the file says anything else."""
         if not self._stale:
             return
-        lines = (_line(*item) for item in sorted(self._entries.items()))
-        content = _encode(_FORMAT) + b"".join(lines)
+        items = sorted(self._entries.items())
+        lines = [_encode(_FORMAT), *(_encode([name, *entry]) for name, entry in items)]
         with contextlib.suppress(UsageError):
-            write_atomically(self._path, lambda file: file.write(content))
+            write_atomically(self._path, lambda file: file.write(b"".join(lines)))
             self._stale = self._torn = False
 
     def _read(self) -> int:
-        """Take what is whole in the file; returns the number of other lines."""
+        """Take what is whole in the file; return the number of other lines."""
         try:
             content = self._path.read_bytes()
         except OSError:
@@ -111,7 +102,9 @@ class Index:
             damaged, lines = 1, []  # What they mean is not known.
         for line in filter(None, lines):
             try:
-                self._set(*_parse(line))
+                name, size, mtime, found = _decode(line)
+                found = {str(k): (str(v[0]), tuple(v[1])) for k, v in found.items()}
+                self._set(str(name), Entry(int(size), int(mtime), found))
             except (ValueError, TypeError, KeyError, AttributeError):
                 damaged += 1
         self._stale = bool(damaged) or self._torn
@@ -127,15 +120,7 @@ def _encode(value: Any) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _line(name: str, entry: Entry) -> bytes:
-    return _encode([name, *entry])
-
-
-def _parse(line: bytes) -> tuple[str, Entry]:
-    """A line's entry; raises one of several errors if it is damaged."""
-    text = line[9:]
-    if int(line[:8], 16) != zlib.crc32(text):
+def _decode(line: bytes) -> Any:
+    if int(line[:8], 16) != zlib.crc32(line[9:]):
         raise ValueError("another checksum")
-    name, size, mtime, signature = json.loads(text)
-    signature = {str(k): (str(v[0]), tuple(v[1])) for k, v in signature.items()}
-    return str(name), Entry(int(size), int(mtime), signature)
+    return json.loads(line[9:])

@@ -1,5 +1,6 @@
 """Whether a replay will fit into the machine's memory, said before a run starts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,31 @@ _CGROUPS = (  # The limit of a container and what it uses, versions 2 and 1.
 
 
 def memory_needed(spaces: Mapping[str, Any], steps: int) -> int:
-    """Bytes that so many steps take in memory.
+    """Return the bytes of so many steps in memory.
 
     spaces: per key of a transition (observations and actions) its `shape` and `dtype`.
     """
-    return steps * sum(
-        int(np.prod(spaces[key].shape)) * _stored_size(spaces[key].dtype)
-        for key in stored_keys(spaces)
-    )
+    kept = [spaces[key] for key in stored_keys(spaces)]
+    small = (np.bool_, np.uint8)  # All else is stored in four bytes.
+    sizes = [1 if np.dtype(space.dtype) in small else 4 for space in kept]
+    counts = [int(np.prod(space.shape)) for space in kept]
+    return steps * int(np.dot(counts, sizes))
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still get, or None where Linux does not tell."""
-    free = [_meminfo("MemAvailable")]
+    """Return the bytes that this process can still get, None if Linux does not tell."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+)", _MEMINFO.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    free = [int(found[1]) * 1024] if found else []
     for limit, usage in _CGROUPS:
-        total, used = _number(Path(limit)), _number(Path(usage))
-        if total is not None and used is not None:
-            free.append(max(0, total - used))
-    known = [value for value in free if value is not None]
-    return min(known) if known else None
+        try:
+            total, used = (int(Path(path).read_text()) for path in (limit, usage))
+        except (OSError, ValueError):  # No such file, or "max" in it.
+            continue
+        free.append(max(0, total - used))
+    return min(free, default=None)
 
 
 def warn_if_too_big(
@@ -47,14 +54,12 @@ def warn_if_too_big(
     loaded: int = 0,
     available: int | None = None,
 ) -> bool:
-    """Print a warning if the replay of training will outgrow the memory.
+    """Print a warning if training's replay, in memory, will outgrow it; return whether.
 
     settings: those of `replay`, of which `capacity` and `storage` count.
     spaces: of observations and of actions, each as for `memory_needed`.
     steps, loaded: of the whole run, and those that the replay holds already.
     available: bytes; None asks the system, and where that does not tell, says nothing.
-
-    Return whether it printed one. With storage `disk` it never does.
     """
     if settings["storage"] == "disk":
         return False
@@ -66,46 +71,11 @@ def warn_if_too_big(
     if available is None or missing <= available:
         return False
     fits = loaded + available * 9 // 10 // max(per_step, 1)
+    unit = 10 ** max(len(str(fits)) - 2, 0)  # Two digits that are not 0.
     print(
-        f"Warning: the replay may need {_gigabytes(missing)} more memory than now "
+        f"Warning: the replay may need {missing / 1e9:.1f} GB more memory than now "
         f"({capacity:,} steps of {per_step:,} bytes, of which {loaded:,} are loaded), "
-        f"and {_gigabytes(available)} are available: set --replay.capacity to "
-        f"{_rounded(fits):,} or less, or --replay.storage to disk."
+        f"and {available / 1e9:.1f} GB are available: set --replay.capacity to "
+        f"{fits // unit * unit:,} or less, or --replay.storage to disk."
     )
     return True
-
-
-def _stored_size(dtype: Any) -> int:
-    """Bytes of a value in the type in which the replay stores it."""
-    dtype = np.dtype(dtype)
-    return 1 if dtype.kind == "b" or dtype == np.uint8 else 4
-
-
-def _meminfo(key: str) -> int | None:
-    try:
-        lines = _MEMINFO.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    return None
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file; None if there is no file, or "max" in it."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _gigabytes(value: int) -> str:
-    return f"{value / 1e9:.1f} GB"
-
-
-def _rounded(value: int) -> int:
-    """Down to two digits that are not 0."""
-    unit = 10 ** max(len(str(value)) - 2, 0)
-    return value // unit * unit

@@ -1,9 +1,8 @@
 """The bytes of an episode's file: an .npz as numpy reads it, to be read or mapped.
 
-Compressed files are small (Atari: a thirtieth of the memory) and are what a replay in
-memory writes. A replay that stays on disk writes its files without compression, since
-only then can the steps of a sequence be read without all that come before them: the
-file is mapped, and an array is a view of it at the place where its member begins.
+Compressed files are small (Atari: a thirtieth of the memory), but only in files without
+compression can the steps of a sequence be read without all that come before: the file
+is mapped, and an array is a view of it at the place where its member begins.
 """
 
 import functools
@@ -25,6 +24,7 @@ Arrays = dict[str, np.ndarray]
 _LOCAL = struct.Struct("<4s22xHH")
 _DEFLATE_RATIO = 1032  # No deflated stream holds more times its own length.
 _DATE = (1980, 1, 1, 0, 0, 0)  # The same in all files: equal episodes, equal bytes.
+_STORED = (np.uint8, np.bool_, np.float32, np.int32)  # The replay's types.
 
 
 class Field(NamedTuple):
@@ -63,7 +63,7 @@ class ObjectArrayError(ValueError):
 
 
 def write_arrays(file: BinaryIO, arrays: Arrays, compress: bool = True) -> None:
-    """np.savez, or np.savez_compressed at the fastest level of compression.
+    """Write what np.savez does, or np.savez_compressed at the fastest level.
 
     On Atari frames that level takes a third of the time (9 ms instead of 29 for 1,000
     steps) and about 1.4 times the room (0.13 instead of 0.10 MB; raw are 4.3).
@@ -78,7 +78,7 @@ def write_arrays(file: BinaryIO, arrays: Arrays, compress: bool = True) -> None:
 
 
 def to_bytes(arrays: Arrays) -> bytes:
-    """A compressed file in memory."""
+    """Return a compressed file as bytes."""
     file = io.BytesIO()
     write_arrays(file, arrays)
     return file.getvalue()
@@ -87,12 +87,13 @@ def to_bytes(arrays: Arrays) -> bytes:
 def read_arrays(
     file: BinaryIO, buffer: Any, convert: Callable[[str, Any], np.ndarray]
 ) -> Content:
-    """What np.load reads, in the replay's types, every byte checked.
+    """Read what np.load reads, check every byte, and execute nothing.
 
     buffer: the file's bytes, in memory or mapped. The arrays are read-only views of
-    them where no compression and no other type is in the way.
-    convert: makes the replay's type of any other. Any kind of exception if the file is
-    damaged; nothing in it is executed.
+      them where no compression and no other type is in the way.
+    convert: makes the replay's type of any other.
+
+    Raises any kind of exception if the file is damaged.
     """
     arrays, fields = {}, {}
     with zipfile.ZipFile(file) as archive:
@@ -101,7 +102,10 @@ def read_arrays(
             if key.startswith("log_"):
                 continue
             data, start = _member(buffer, info)
-            dtype, shape, fortran, skip = _header(_head(data))
+            wide = len(data) > 6 and data[6] > 1
+            (length,) = struct.unpack_from("<I" if wide else "<H", data, 8)
+            head = bytes(data[: (12 if wide else 10) + length])
+            dtype, shape, fortran, skip = _header(head)
             if dtype.hasobject:
                 raise ObjectArrayError(key)
             count = math.prod(shape)
@@ -109,24 +113,21 @@ def read_arrays(
                 raise ValueError(f"'{key}' has another size than it says")
             value = np.frombuffer(data, dtype, count, skip)
             value = value.reshape(shape, order="F" if fortran else "C")
-            arrays[key] = value
-            if _stays(value):
+            stays = dtype in _STORED and dtype.isnative and value.flags.c_contiguous
+            arrays[key] = value if stays else convert(key, value)
+            if stays and start >= 0:
                 fields[key] = Field(dtype, shape, start + skip)
-            else:
-                arrays[key] = convert(key, value)
-            if start < 0:
-                fields.pop(key, None)
     mappable = fields.keys() == arrays.keys()
     return Content(arrays, fields if mappable else None)
 
 
 def from_bytes(content: bytes, convert: Callable[[str, Any], np.ndarray]) -> Content:
-    """`read_arrays` of a file in memory."""
+    """Return `read_arrays` of a file in memory."""
     return read_arrays(io.BytesIO(content), content, convert)
 
 
 def view_arrays(buffer: Any, fields: dict[str, Field]) -> Arrays:
-    """The arrays of a mapped file of which the places are known; none is read."""
+    """Return the arrays of a mapped file, of which the places are known, unread."""
     return {
         key: np.frombuffer(buffer, dtype, math.prod(shape), offset).reshape(shape)
         for key, (dtype, shape, offset) in fields.items()
@@ -137,9 +138,9 @@ class Reader:
     """Arrays of episodes that stay in their files, the latest ones kept open.
 
     open_episode: makes an episode's arrays; raises EpisodeLostError.
+    files, size: at most so many are open, and bytes of them mapped, which bounds the
+      memory whatever the replay holds; to open one takes about 50 microseconds.
 
-    At most `files` are open and `size` bytes of them mapped, which bounds the memory
-    whatever the replay holds; to open one again takes about 50 microseconds.
     Thread-safe. As with any mapped file, the system ends the process if somebody else
     shortens one in place; this program only ever replaces or removes whole files.
     """
@@ -158,7 +159,7 @@ class Reader:
         self._lock = threading.Lock()
 
     def read(self, episode: Any) -> Arrays:
-        """The arrays of an episode, valid as long as they are held."""
+        """Return the arrays of an episode, valid as long as they are held."""
         with self._lock:
             arrays = episode.arrays
             if arrays is not None:
@@ -184,40 +185,31 @@ class Reader:
 
 
 def _member(buffer: Any, info: zipfile.ZipInfo) -> tuple[memoryview, int]:
-    """The bytes of a member and where they begin, -1 if they had to be unpacked."""
+    """Return a member's bytes and where they begin, -1 if they had to be unpacked."""
     magic, name, extra = _LOCAL.unpack_from(buffer, info.header_offset)
     start = info.header_offset + _LOCAL.size
     own = bytes(memoryview(buffer)[start : start + name])
     start += name + extra
-    raw = memoryview(buffer)[start : start + info.compress_size]
+    data = raw = memoryview(buffer)[start : start + info.compress_size]
     if magic != b"PK\x03\x04" or len(raw) != info.compress_size:
         raise ValueError("cut off")
     if own != info.orig_filename.encode():
         raise ValueError(f"{info.filename} has two names")
-    if info.compress_type == zipfile.ZIP_STORED:
-        data = raw
-    elif info.compress_type == zipfile.ZIP_DEFLATED:
+    if info.compress_type == zipfile.ZIP_DEFLATED:
         if info.file_size > _DEFLATE_RATIO * (len(raw) + 1):
             raise ValueError(f"{info.filename} cannot be as large as it says")
         data = memoryview(zlib.decompress(raw, -zlib.MAX_WBITS, info.file_size or 1))
         start = -1
-    else:
+    elif info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename} is compressed in an unknown way")
     if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
         raise ValueError(f"{info.filename} has another checksum")
     return data, start
 
 
-def _head(data: memoryview) -> bytes:
-    """The bytes before the values of an .npy file."""
-    wide = len(data) > 6 and data[6] > 1
-    (length,) = struct.unpack_from("<I" if wide else "<H", data, 8)
-    return bytes(data[: (12 if wide else 10) + length])
-
-
 @functools.lru_cache(maxsize=1024)  # Parsing takes longer than all else of a key.
 def _header(start: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    """Type, shape, order and length of the header of an .npy file."""
+    """Return type, shape, order and length of the header of an .npy file."""
     file = io.BytesIO(start)
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -227,9 +219,3 @@ def _header(start: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
     else:
         raise ValueError(f"an array has the unknown format {version}")
     return dtype, shape, fortran, file.tell()
-
-
-def _stays(value: np.ndarray) -> bool:
-    """Whether the replay keeps this type as it is."""
-    kinds = (np.uint8, np.bool_, np.float32, np.int32)
-    return value.dtype in kinds and value.dtype.isnative and value.flags.c_contiguous

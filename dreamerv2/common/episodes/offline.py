@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -25,18 +25,13 @@ from dreamerv2.common.episodes.recording import (
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import cannot_write, write_atomically
 
-Spaces = tuple[dict[str, Any], dict[str, Any]]
-
 # Numbers of 3 dimensions that go beyond the first and stay within the second are
 # pictures that were not saved as uint8: boards and features are smaller, or negative.
 _PICTURE = 32, 255
 
 
 def find_episodes(folder: str | Path) -> list[Path]:
-    """Return the .npz files in a folder, or in the train_episodes of a logdir, by name.
-
-    Raises UsageError if there are none.
-    """
+    """Return the .npz files in a folder or a logdir's train_episodes; or UsageError."""
     folder = Path(folder).expanduser()
     if (folder / "train_episodes").is_dir():
         folder = folder / "train_episodes"
@@ -50,10 +45,10 @@ def find_episodes(folder: str | Path) -> list[Path]:
 
 
 class _Facts(NamedTuple):
-    """What is remembered of a file: it can be taken as it is; its keys and numbers."""
+    """What is remembered of a file."""
 
     path: Path
-    as_it_is: bool
+    as_it_is: bool  # It can be taken so.
     signature: Signature
     actions: Actions
     ranges: dict[str, tuple[float, float]]  # Of pictures that are not uint8.
@@ -64,8 +59,7 @@ class Recordings:
 
     Whether actions are discrete, and in which form, is decided over all files. Files
     that a run wrote and that are damaged are left to its replay, which sets them aside.
-
-    spaces: of the observations and of the actions, as those of an environment.
+    `spaces` are those of observations and actions, as of an environment.
 
     Raises UsageError that names the file and the key that do not fit.
     """
@@ -90,18 +84,19 @@ class Recordings:
             key: self._box(key, np.dtype(dtype), shape)
             for key, (dtype, shape) in first.signature.items()
         }
-        self.spaces: Spaces = obs_space, {"action": self._kind.space()}
+        self.spaces = obs_space, {"action": self._kind.space()}
         if self._kind.indexes:
             print(f"The recorded actions are taken as indexes of {self._kind.size}.")
         for key in sorted(self._pictures):
             print(f"The recorded '{key}' is taken as pictures of 0 to 255.")
 
     def load(self, path: Path) -> Arrays:
-        """Read a file in stored form: arrays (T, ...)."""
+        """Read a file in stored form: writable arrays (T, ...)."""
         arrays, _ = read_recording(path)
         for key in self._pictures:
             arrays[key] = np.rint(arrays[key]).astype(np.uint8)
-        return {**arrays, "action": self._kind.stored(arrays["action"])}
+        arrays["action"] = self._kind.stored(arrays["action"])
+        return {key: np.require(value, None, "W") for key, value in arrays.items()}
 
     def take_in(self, target: Path) -> int:
         """Put the episodes into the folder of a run; return how many.
@@ -125,10 +120,11 @@ class Recordings:
     def _box(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> Box:
         if key in self._pictures or dtype == np.uint8:
             return Box(0, 255, shape, np.uint8)
+        if dtype.kind == "b":
+            return Box(0, 1, shape, bool)
         low, high = self._range(key) if key in self._facts[0].ranges else (0, np.inf)
-        if dtype.kind == "b" or 0 <= low <= high <= 1:
-            return Box(0, 1, shape, bool if dtype.kind == "b" else np.float32)
-        return Box(-np.inf, np.inf, shape, np.float32)
+        ends = (0, 1) if 0 <= low <= high <= 1 else (-np.inf, np.inf)
+        return Box(*ends, shape, np.float32)
 
     def _is_picture(self, key: str) -> bool:
         above, most = _PICTURE
@@ -136,24 +132,26 @@ class Recordings:
         return low >= 0 and above < high <= most
 
     def _range(self, key: str) -> tuple[float, float]:
-        ranges = [facts.ranges[key] for facts in self._facts]
-        return min(r[0] for r in ranges), max(r[1] for r in ranges)
+        lows, highs = zip(*(facts.ranges[key] for facts in self._facts), strict=True)
+        return min(lows), max(highs)
 
     def _take(self, facts: _Facts, target: Path) -> None:
-        path, named = facts.path, NAME.fullmatch(facts.path.name)
-        place = target / (path.name if named else _name(path, facts.actions.steps))
-        changed = not facts.as_it_is or self._pictures or self._kind.indexes
-        if place.exists():
-            return
-        if named and not changed:
+        path, name = facts.path, facts.path.name
+        named = NAME.fullmatch(name)
+        if not named:  # A replay's name, the same each time.
+            stamp = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+            digest = hashlib.md5(name.encode()).hexdigest()
+            name = f"{stamp.strftime(STAMP)}-{digest}-{facts.actions.steps}.npz"
+        place = target / name
+        if named and facts.as_it_is and not self._pictures and not self._kind.indexes:
             _link(path, place)
-        else:
+        elif not place.exists():
             content = to_bytes(self.load(path))
             write_atomically(place, lambda file: file.write(content))
 
 
 def _look(path: Path) -> _Facts | Path:
-    """Read and check a file; the path alone of one that a replay will set aside."""
+    """Read and check a file; return the path of one that a replay will set aside."""
     try:
         arrays, as_it_is = read_recording(path)
     except DamagedRecording:
@@ -167,12 +165,6 @@ def _look(path: Path) -> _Facts | Path:
         if value.ndim == 4 and value.size and value.dtype not in (np.uint8, bool)
     }
     return _Facts(path, as_it_is, signature(arrays), actions, ranges)
-
-
-def _name(path: Path, steps: int) -> str:
-    """A replay's name for a file of another one, the same each time."""
-    stamp = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).strftime(STAMP)
-    return f"{stamp}-{hashlib.md5(path.name.encode()).hexdigest()}-{steps}.npz"
 
 
 def _link(path: Path, place: Path) -> None:

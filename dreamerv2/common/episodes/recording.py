@@ -22,22 +22,22 @@ class DamagedRecording(UsageError):
 
 
 def refuse(path: Path, key: str, what: str) -> UsageError:
-    """Return the error that names a file and one of its keys."""
+    """Return the error for a key of a file."""
     return UsageError(f"Cannot use the recording {path}: its '{key}' {what}.")
 
 
 def read_recording(path: Path) -> tuple[Arrays, bool]:
     """Read an .npz file with an array (T, ...) for each key, and check it.
 
-    The result has the replay's types and shapes, but for the action, whose kind no
-    single file tells: its first row is zero, and it is (T, A) of any numbers. A missing
-    is_first or is_last is made. Keys that begin `log_` are left out.
+    Return the arrays, and whether they are as in the file. They have the replay's types
+    and shapes, but the action, whose kind no single file tells, is (T, A) of any
+    numbers, with a first row of zeros. A missing is_first or is_last is made; keys that
+    begin `log_` are left out.
 
-    Returns the arrays, and whether they are as in the file. Raises DamagedRecording,
-    and UsageError that names file and key.
+    Raises DamagedRecording, and UsageError that names file and key.
     """
     try:
-        raw = from_bytes(path.read_bytes(), _as_it_is).arrays
+        raw = from_bytes(path.read_bytes(), lambda key, value: value).arrays
     except OSError as error:
         raise UsageError(
             f"Cannot read the recording {path} ({error.strerror}): name an .npz file "
@@ -60,44 +60,35 @@ def read_recording(path: Path) -> tuple[Arrays, bool]:
         )
     length = len(np.atleast_1d(raw["action"]))
     for key in ("action", *raw):
-        _check_numbers(path, key, raw[key], length)
+        if trouble := _trouble(key, raw[key], length):
+            raise refuse(path, key, trouble)
     place = np.arange(length)
     made = {"is_first": place == 0, "is_last": place == length - 1}
-    arrays = {
-        key: _tidy(path, key, value, length) for key, value in {**made, **raw}.items()
-    }
+    arrays = {k: _tidy(path, k, v, length) for k, v in {**made, **raw}.items()}
     same = [value is raw.get(key) for key, value in arrays.items()]
     return arrays, all(same) and arrays["action"].dtype == np.float32
 
 
-def _as_it_is(key: str, value: np.ndarray) -> np.ndarray:
-    return value
-
-
-def _check_numbers(path: Path, key: str, value: np.ndarray, length: int) -> None:
+def _trouble(key: str, value: np.ndarray, length: int) -> str:
+    """Say why an array is none of `length` finite numbers or rows; empty if it is."""
     if value.dtype.kind not in "fiub":
-        raise refuse(
-            path, key, f"is of type {value.dtype}; save numbers, or name it log_{key}"
-        )
+        return f"is of type {value.dtype}; save numbers, or name it log_{key}"
     if not value.ndim or len(value) != length or not length:
-        raise refuse(
-            path,
-            key,
+        return (
             f"has shape {value.shape}, where the action has {length} entries; save one "
-            "for each step, the reset's included",
+            "for each step, the reset's included"
         )
     if value.dtype.kind == "f":
         with np.errstate(over="ignore"):
             finite = np.isfinite(value.astype(np.float32, copy=False))
         if not finite.all():
             at, bad = int(np.argwhere(~finite)[0][0]), value[~finite][0]
-            raise refuse(
-                path, key, f"is {bad} at index {at}; save finite 32-bit floats"
-            )
+            return f"is {bad} at index {at}; save finite 32-bit floats"
+    return ""
 
 
 def _tidy(path: Path, key: str, value: np.ndarray, length: int) -> np.ndarray:
-    """One key in stored form; the same object where it is so already."""
+    """Bring a key into stored form; return the same object where it is so already."""
     if key == "action":
         return _tidy_action(path, value)
     if key in FLAGS or key == "reward":
@@ -109,11 +100,7 @@ def _tidy(path: Path, key: str, value: np.ndarray, length: int) -> np.ndarray:
         value = convert(key, value)
     except UsageError as error:
         raise refuse(path, key, "holds integers beyond 32 bits; save floats") from error
-    return _as_picture_or_vector(value)
-
-
-def _as_picture_or_vector(value: np.ndarray) -> np.ndarray:
-    """Steps of 1 or 3 dimensions, as the networks take them; scalars stay."""
+    # Steps get 1 or 3 dimensions, as the networks take them; scalars stay.
     shape = value.shape[1:]
     if len(shape) == 2 and value.dtype == np.uint8:
         return value[..., None]
@@ -147,32 +134,27 @@ def _tidy_action(path: Path, value: np.ndarray) -> np.ndarray:
 
 
 def _float32(value: np.ndarray) -> np.ndarray:
-    return value if value.dtype == np.float32 else value.astype(np.float32)
+    return value.astype(np.float32, copy=False)
 
 
 class Actions(NamedTuple):
-    """What the actions of one file are like, without the first row.
-
-    integral: stored as integers or booleans; one_hot: each row is;
-    indexes: one whole number of at least 0 each.
-    """
+    """What the actions of one file are like, without the first row."""
 
     path: Path
     steps: int
-    size: int
+    size: int  # A
     low: float
     high: float
-    integral: bool
+    integral: bool  # Stored as integers or booleans.
     one_hot: bool
-    indexes: bool
+    indexes: bool  # One whole number of at least 0 each.
 
     @classmethod
     def of(cls, path: Path, action: np.ndarray) -> "Actions":
         """Look at the actions (T, A) of a recording."""
         rows, size = action[1:], action.shape[1]
         low, high = (float(rows.min()), float(rows.max())) if len(rows) else (0.0, 0.0)
-        binary = bool(np.isin(rows, (0, 1)).all())
-        one_hot = binary and bool((rows.sum(-1) == 1).all())
+        one_hot = bool(np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all())
         whole = size == 1 and low >= 0 and bool((rows == np.round(rows)).all())
         integral = action.dtype.kind != "f"
         return cls(path, len(rows), size, low, high, integral, one_hot, whole)
@@ -195,52 +177,38 @@ class ActionKind(NamedTuple):
         first = files[0]
         for file in files:
             if file.size != first.size:
-                raise refuse(
-                    file.path,
-                    "action",
-                    f"has {file.size} numbers per step, and that of {first.path} has "
-                    f"{first.size}; all are to have one size",
-                )
+                what = f"has {file.size} numbers per step, and that of {first.path} has"
+                what += f" {first.size}; all are to have one size"
+                raise refuse(file.path, "action", what)
         stepped = [file for file in files if file.steps]
         if not stepped:
             raise refuse(first.path, "action", "tells no step but the reset's")
-        high = max(stepped, key=lambda file: file.high)
-        integral = all(file.integral for file in stepped)
         if first.size > 1 and all(file.one_hot for file in stepped):
             return cls(first.size, True)
-        indexes = all(file.indexes for file in stepped)
-        if indexes and (integral or high.high > 1):
+        integral = all(file.integral for file in stepped)
+        high = max(stepped, key=lambda file: file.high)
+        if all(file.indexes for file in stepped) and (integral or high.high > 1):
             size = int(high.high) + 1
             if size > MOST_ACTIONS:
-                raise refuse(
-                    high.path,
-                    "action",
-                    f"is the index {size - 1}; at most {MOST_ACTIONS} actions are told "
-                    "apart, and continuous ones are to be floats in [-1, 1]",
-                )
+                what = f"is the index {size - 1}; at most {MOST_ACTIONS} actions are "
+                what += "told apart, and continuous ones are to be floats in [-1, 1]"
+                raise refuse(high.path, "action", what)
             return cls(max(size, 2), True, True)
         if integral:
-            raise refuse(
-                stepped[0].path,
-                "action",
-                "holds integers that are neither indexes from 0 on nor one-hot; save "
-                "these for discrete actions, and floats in [-1, 1] for continuous ones",
-            )
+            what = "holds integers that are neither indexes from 0 on nor one-hot; save"
+            what += " these for discrete actions, and floats in [-1, 1] for others"
+            raise refuse(stepped[0].path, "action", what)
         for file in stepped:
             if max(-file.low, file.high) > _BOUND:
-                raise refuse(
-                    file.path,
-                    "action",
-                    f"goes from {file.low:.4g} to {file.high:.4g}; save continuous "
-                    "actions scaled to [-1, 1]",
-                )
+                what = f"goes from {file.low:.4g} to {file.high:.4g}; save continuous "
+                what += "actions scaled to [-1, 1]"
+                raise refuse(file.path, "action", what)
         return cls(first.size, False)
 
     def space(self) -> Box:
         """Return the space of the actions in stored form."""
-        if self.discrete:
-            return OneHotSpace(self.size)
-        return Box(-1, 1, (self.size,), np.float32)
+        box = Box(-1, 1, (self.size,), np.float32)
+        return OneHotSpace(self.size) if self.discrete else box
 
     def stored(self, action: np.ndarray) -> np.ndarray:
         """Bring the actions (T, A) of a recording into stored form, (T, size)."""

@@ -4,9 +4,7 @@ import bisect
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from dreamerv2.common.episodes.episode import Episode
+from dreamerv2.common.episodes.episode import Episode, signature
 from dreamerv2.common.episodes.files import steps_in
 from dreamerv2.common.episodes.npz import Arrays
 
@@ -14,8 +12,7 @@ from dreamerv2.common.episodes.npz import Arrays
 class Recent:
     """The newest finished episodes, in order of time, which is that of their names.
 
-    capacity: steps; the oldest leave when there are more, but for the newest one. 0 is
-      no limit.
+    capacity: steps; the oldest leave beyond it, never the newest one. 0 is no limit.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -36,7 +33,7 @@ class Recent:
 
     def add(self, episode: Episode) -> None:
         """Put an episode to its place, and let the oldest leave if they have to."""
-        bisect.insort(self._episodes, episode, key=_name)
+        bisect.insort(self._episodes, episode, key=lambda e: e.name)
         self._by_name[episode.name] = episode
         self.steps += episode.steps
         while self._capacity and self.steps > self._capacity and len(self) > 1:
@@ -47,11 +44,8 @@ class Recent:
         episode = self._by_name.pop(name, None)
         if episode:
             self.steps -= episode.steps
-            del self._episodes[bisect.bisect_left(self._episodes, name, key=_name)]
-
-
-def _name(episode: Episode) -> str:
-    return episode.name
+            at = bisect.bisect_left(self._episodes, name, key=lambda e: e.name)
+            del self._episodes[at]
 
 
 class DiskLimit:
@@ -60,8 +54,7 @@ class DiskLimit:
     capacity: steps; 0 is no limit, and nothing is done or remembered then.
     remove: deletes the file of that name; OSError if it cannot.
 
-    The newest file stays in any case. Says so at the first one, and then in numbers
-    when there are ten times as many as the last time.
+    The newest file stays in any case. Says so at the 1st, the 10th, the 100th one.
     """
 
     def __init__(
@@ -73,7 +66,6 @@ class DiskLimit:
         self._names: list[str] = []
         self._steps = 0
         self._removed = self._removed_steps = 0
-        self._next_word = 1
 
     @property
     def active(self) -> bool:
@@ -117,22 +109,20 @@ class DiskLimit:
             self.forget(name)
             self._removed += 1
             self._removed_steps += steps_in(name)
-        if self._removed > before and self._removed >= self._next_word:
+        if self._removed and len(str(self._removed)) > (before and len(str(before))):
             print(
                 f"Removed {self._removed:,} of the oldest episodes "
                 f"({self._removed_steps:,} steps) from {self._directory}, as "
                 f"replay.disk_capacity is {self._capacity:,} steps."
             )
-            while self._next_word <= self._removed:
-                self._next_word *= 10
 
 
 class HeldBack:
     """Files of episodes that were finished after the checkpoint that a run resumes.
 
-    If the run goes on exactly, it finishes the same ones again: then they are in the
-    replay at the same moments as before, and no second file is written. If it takes
-    another way, they are episodes like any other, and none is lost.
+    A run that goes on exactly finishes the same ones again: they come into the replay
+    at the same moments as before, and no second file is written. If it takes another
+    way, they are episodes like any other.
 
     load: reads the arrays of a file; None if it is damaged.
     """
@@ -140,9 +130,6 @@ class HeldBack:
     def __init__(self, load: Callable[[str], Arrays | None]) -> None:
         self._load = load
         self._names: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def hold(self, names: list[str], directory: Path) -> None:
         """Hold back these files, oldest first."""
@@ -156,7 +143,7 @@ class HeldBack:
             )
 
     def take(self, arrays: Arrays) -> str | None:
-        """The name of the oldest file with just these arrays, which leaves."""
+        """Let go of the oldest file with just these arrays; return its name."""
         steps = len(arrays["is_first"]) - 1
         for name in [name for name in self._names if steps_in(name) == steps]:
             found = self._load(name)
@@ -168,20 +155,13 @@ class HeldBack:
         return None
 
     def release(self) -> list[str]:
-        """The names of all that are left, oldest first, which leave."""
+        """Let go of all that are left; return their names, oldest first."""
         names, self._names = self._names, []
         return names
 
 
 def _equal(left: Arrays, right: Arrays) -> bool:
-    """To the last bit, so that NaN equals itself."""
-    return left.keys() == right.keys() and all(
-        value.dtype == right[key].dtype
-        and value.shape == right[key].shape
-        and np.array_equal(_bits(value), _bits(right[key]))
-        for key, value in left.items()
+    """Compare to the last bit, so that NaN equals itself."""
+    return signature(left) == signature(right) and all(
+        value.tobytes() == right[key].tobytes() for key, value in left.items()
     )
-
-
-def _bits(value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value).reshape(-1).view(np.uint8)

@@ -12,7 +12,6 @@ import numpy as np
 from dreamerv2.common.episodes.episode import Episode
 from dreamerv2.common.episodes.files import Arrays
 from dreamerv2.common.episodes.npz import EpisodeLostError
-from dreamerv2.common.errors import UsageError
 
 
 def draw_sequence(
@@ -32,8 +31,7 @@ def draw_sequence(
     length = min(total, maxlen) if maxlen else total
     length = max(minlen, length - int(rng.integers(minlen)))
     upper = total - length + 1 + (minlen if prioritize_ends else 0)
-    start = min(int(rng.integers(upper)), total - length)
-    return start, length
+    return min(int(rng.integers(upper)), total - length), length
 
 
 class Span(NamedTuple):
@@ -46,10 +44,8 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A span and the arrays, as they were when it was planned, to copy it from.
-
-    None stands for an episode that is in its file, which does not change.
-    """
+    """A span and its episode's arrays when it was planned; None if they are in a file,
+    which does not change."""
 
     span: Span
     arrays: Arrays | None
@@ -59,7 +55,7 @@ PlannedRow = list[Piece]
 
 
 class Source(Protocol):
-    """Where a Dataset gets its sequences from: a Replay, which says what they do."""
+    """Where a Dataset gets its sequences from: a Replay, where these are explained."""
 
     def draw(self, rng: np.random.Generator) -> tuple[Episode, int, int]: ...
     def find(self, name: str) -> Episode | None: ...
@@ -74,14 +70,13 @@ class Dataset:
     on in the same row of the next batch. `is_first` is True where a sequence begins and
     False elsewhere.
 
-    When a batch is handed out, the next one is planned (without `ahead`, not before it
-    is asked for): what is random, and what looks at the replay, happens there, in the
-    caller's thread. A background thread then copies the arrays and applies `transform`.
-    So batches depend on the seed and on what
-    the replay held when the one before was handed out, never on the timing of threads.
-    An error in the background is raised, with its traceback, where its batch is asked
-    for; but an episode whose file turns out to be lost is forgotten, and the rows that
-    it was in start afresh.
+    When a batch is handed out (without `ahead`, when it is asked for), the next one is
+    planned in the caller's thread: all that is random or looks at the replay. A
+    background thread copies the arrays and applies `transform`. So batches depend on
+    the seed and on what the replay held when they were planned, never on the timing of
+    threads. An error in the background is raised where its batch is asked for; but an
+    episode whose file turns out to be lost is forgotten, and the rows that it was in
+    start afresh.
     """
 
     def __init__(
@@ -93,9 +88,6 @@ class Dataset:
         transform: Callable[[Arrays], Any] | None = None,
         ahead: bool = True,
     ) -> None:
-        for name, value in (("batch", batch), ("length", length)):
-            if value < 1:
-                raise UsageError(f"dataset.{name} is {value}; it must be 1 or more.")
         self._source = source
         self._batch = batch
         self._length = length
@@ -117,7 +109,7 @@ class Dataset:
         return self
 
     def __next__(self) -> Any:
-        """The next batch; UsageError if the replay has no episode to draw from."""
+        """Return the next batch; UsageError if there is no episode to draw from."""
         if self._closed:
             raise StopIteration
         if self._future is None:
@@ -142,7 +134,7 @@ class Dataset:
             self._thread.join(timeout=10)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides which batches come next, in plain types.
+        """Return all that decides which batches come next, in plain types.
 
         Episodes are named by their files, unfinished ones by their environments, and
         those that were given up by None.
@@ -207,20 +199,18 @@ class Dataset:
         self._submit()
 
     def _plan(self, index: int) -> PlannedRow:
-        """The pieces that fill one row, from the rest of its last sequence on."""
+        """Return the pieces that fill a row, from the rest of its last sequence on."""
         row: PlannedRow = []
         room = self._length
         rest = self._rests[index]
         while room:
-            if rest is None:
-                rest = Span(*self._source.draw(self._rng), True)
-            episode, start, length, first = rest
-            taken = min(length, room)
-            row.append(Piece(Span(episode, start, taken, first), episode.arrays))
+            span = rest or Span(*self._source.draw(self._rng), True)
+            taken, rest = min(span.length, room), None
+            if taken < span.length:
+                start, left = span.start + taken, span.length - taken
+                rest = Span(span.episode, start, left, False)
+            row.append(Piece(span._replace(length=taken), span.episode.arrays))
             room -= taken
-            rest = None
-            if taken < length:
-                rest = Span(episode, start + taken, length - taken, False)
         self._rests[index] = rest
         return row
 
@@ -236,24 +226,20 @@ def stack(
     rows: list[PlannedRow], length: int, read: Callable[[Episode], Arrays]
 ) -> Arrays:
     """Copy planned rows into new arrays (B, T, ...)."""
-    rows = [
-        [(span, arrays or read(span.episode)) for span, arrays in row] for row in rows
-    ]
-    arrays = rows[0][0][1]
-    result = {
-        k: np.empty((len(rows), length, *v.shape[1:]), v.dtype)
-        for k, v in arrays.items()
-    }
-    result["is_first"] = np.zeros((len(rows), length), bool)
+    result: Arrays = {}
     for index, row in enumerate(rows):
         begin = 0
         for span, arrays in row:
+            arrays = arrays or read(span.episode)
+            if not result:
+                shape = len(rows), length
+                for key, value in arrays.items():
+                    result[key] = np.empty((*shape, *value.shape[1:]), value.dtype)
+                firsts = result["is_first"] = np.zeros(shape, bool)
             end = begin + span.length
             for key, target in result.items():
-                if key != "is_first":
-                    source = arrays[key]
-                    target[index, begin:end] = source[span.start :][: span.length]
-            result["is_first"][index, begin] = span.first
+                target[index, begin:end] = arrays[key][span.start :][: span.length]
+            firsts[index, begin:end] = np.arange(span.length) < span.first
             begin = end
     return result
 
@@ -263,21 +249,13 @@ def _pack(span: Span) -> list:
 
 
 def _work(jobs: queue.SimpleQueue) -> None:
-    """The background thread: makes batches until it is told to stop by a None."""
+    """Make batches in the background until a None says to stop."""
     while job := jobs.get():
-        _make(*job)
-        del job  # Do not keep episodes and batches in memory while waiting.
-
-
-def _make(
-    future: Future,
-    rows: list[PlannedRow],
-    length: int,
-    read: Callable[[Episode], Arrays],
-    transform: Callable[[Arrays], Any] | None,
-) -> None:
-    try:
-        batch = stack(rows, length, read)
-        future.set_result(transform(batch) if transform else batch)
-    except BaseException as error:  # Raised again by whoever asks for the batch.
-        future.set_exception(error)
+        future, *planned, transform = job
+        try:
+            batch = stack(*planned)
+            future.set_result(transform(batch) if transform else batch)
+        except BaseException as error:  # Raised again by whoever asks for the batch.
+            future.set_exception(error)
+        # Do not keep episodes and batches in memory while waiting.
+        job = future = planned = batch = None

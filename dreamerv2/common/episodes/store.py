@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamerv2.common.episodes.episode import Episode, difference, signature
 from dreamerv2.common.episodes.files import Arrays, EpisodeFiles, steps_in
 from dreamerv2.common.episodes.index import Signature
-from dreamerv2.common.episodes.npz import EpisodeDamagedError, EpisodeLostError, Reader
+from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
 from dreamerv2.common.episodes.retention import DiskLimit, HeldBack, Recent
 from dreamerv2.common.errors import UsageError
 
@@ -17,13 +17,13 @@ from dreamerv2.common.errors import UsageError
 class Store:
     """Finished episodes of at least minlen steps, in order of time.
 
-    Its arguments are those of a `Replay`. `recent` are the episodes to draw from;
-    `total_steps` and `total_episodes` count what is on disk, too, but for what is held
-    back. Not thread-safe but for `read`: a replay has a lock around the rest.
+    Its arguments are those of a `Replay`. `recent` are the episodes to draw from; the
+    totals count what is on disk, too, but for what is held back. Only `read` is
+    thread-safe: a replay has a lock around the rest.
 
     In memory, all is read and checked at once: two million Atari steps take some ten
-    seconds. With mapped files the index says what is in them, and a file is opened, and
-    checked, when it is first drawn from.
+    seconds. A file that is mapped is checked when it is first drawn from, and until
+    then the index says what is in it.
     """
 
     def __init__(
@@ -46,26 +46,22 @@ class Store:
         self._mapped = mapped
         self._limit = DiskLimit(self.directory, disk_capacity, self._remove_oldest)
         self._held_back = HeldBack(self._files.load)
-        # Whatever somebody may be about to read from a file.
-        self._in_use: weakref.WeakValueDictionary[str, Episode]
-        self._in_use = weakref.WeakValueDictionary()
+        # Whatever somebody may be about to read from a file, by name.
+        self._in_use = weakref.WeakValueDictionary[str, Episode]()
         self._signature: Signature | None = None
         self._bad: set[str] = set()  # Files that are there and of no use.
-        self._told: set[str] = set()
+        self._told: set[str] = set()  # Those that were named already.
         names = self._load()
         self._report(sum(steps_in(name) < minlen for name in names))
         self._limit.start(names)
 
     def check(self, arrays: Arrays) -> None:
         """Raise UsageError unless keys, types and shapes are those of the others."""
-        if self._signature is None:
-            self._signature = signature(arrays)
-        changed = difference(signature(arrays), self._signature)
-        if changed:
+        self._signature = self._signature or signature(arrays)
+        if changed := difference(signature(arrays), self._signature):
             raise UsageError(
-                "The environment does not fit the episodes in "
-                f"{self.directory}: {changed}; choose another --logdir for "
-                "another environment."
+                f"The environment does not fit the episodes in {self.directory}: "
+                f"{changed}; choose another --logdir for another environment."
             )
 
     def add(self, episode: Episode) -> None:
@@ -74,7 +70,7 @@ class Store:
         UsageError if it cannot be written.
         """
         arrays = episode.trimmed()
-        name = self._held_back.take(arrays) if self._held_back else None
+        name = self._held_back.take(arrays)
         self._report_aside()
         if name is None:
             self._release()
@@ -83,35 +79,25 @@ class Store:
         self._count(episode)
 
     def find(self, name: str) -> Episode | None:
-        """An episode by its name, to draw from or on disk only; None if it is gone."""
+        """Return an episode, to draw from or on disk only; None if it is gone."""
         episode = self.recent.get(name) or self._in_use.get(name)
         if episode is None and self._files.has(name):
-            episode, found = self._open(name)
+            episode = self._fitting(*self._open(name))
             self._report_aside()
-            if episode is None or found != self._signature:
-                return None
-            self._in_use[name] = episode
         return episode
 
     def read(self, episode: Episode) -> Arrays:
-        """The arrays of an episode, if need be from its file; EpisodeLostError."""
+        """Return an episode's arrays, if need be from its file; EpisodeLostError."""
         return self._reader.read(episode)
 
     def forget(self, error: EpisodeLostError) -> None:
-        """Draw no more from an episode whose file turned out to be lost; says so."""
-        name = error.name
-        if name in self._bad:
+        """Draw no more from an episode whose file turned out to be lost; say so."""
+        if error.name in self._bad:
             return
-        self._bad.add(name)
-        self._reader.close(name)
-        if isinstance(error, EpisodeDamagedError):
-            self._files.set_aside(name, error.reason)
-        else:
-            self._files.aside.append((name, error.reason))
-        self.recent.remove(name)
-        self._limit.forget(name)
-        self.total_steps -= steps_in(name)
-        self.total_episodes -= 1
+        self._bad.add(error.name)
+        self._files.set_aside(error)
+        self._limit.forget(error.name)
+        self._discount(error.name)
         self._report_aside()
 
     def go_back(self, newest: str) -> None:
@@ -119,21 +105,25 @@ class Store:
         if self.newest <= newest:
             return
         names = self._load(newest)
-        ahead = [name for name in self._files.scan() if name > newest]
-        ahead = [n for n in ahead if steps_in(n) >= self._minlen and n not in self._bad]
+        ahead = [name for name in self._names() if name > newest]
+        ahead = [name for name in ahead if steps_in(name) >= self._minlen]
         self._held_back.hold(ahead, self.directory)
         self._limit.start(names)
         self._report_aside()
 
     def compare(self, newest: str, episodes: int, steps: int) -> None:
         """Say so if there are fewer episodes than when a state was taken."""
-        names = [n for n in self._files.scan() if n <= newest and n not in self._bad]
-        if len(names) < episodes and not self._limit.active:
+        lost = episodes - sum(name <= newest for name in self._names())
+        if lost > 0 and not self._limit.active:
             print(
                 f"Of the {episodes:,} episodes ({steps:,} steps) that the checkpoint "
-                f"knows in {self.directory}, {episodes - len(names):,} are gone "
-                "or damaged; the run goes on without them."
+                f"knows in {self.directory}, {lost:,} are gone or damaged; the run "
+                "goes on without them."
             )
+
+    def _names(self) -> list[str]:
+        """Return the names of all files that are of use, oldest first."""
+        return [name for name in self._files.scan() if name not in self._bad]
 
     def _count(self, episode: Episode) -> None:
         """Take a finished episode into the replay."""
@@ -152,8 +142,12 @@ class Store:
             # whoever reads it next will find out.
             with contextlib.suppress(EpisodeLostError):
                 episode.arrays = self._reader.read(episode)
-        self._reader.close(name)
         self._files.remove(name)
+        self._discount(name)
+
+    def _discount(self, name: str) -> None:
+        """Draw from an episode no more, and count it no more."""
+        self._reader.close(name)
         self.recent.remove(name)
         self.total_steps -= steps_in(name)
         self.total_episodes -= 1
@@ -162,14 +156,12 @@ class Store:
         """Take the episodes that were held back as they are."""
         names = self._held_back.release()
         for name in names:
-            episode, found = self._open(name)
-            if self._fits(name, episode, found):
+            if episode := self._fitting(*self._open(name)):
                 self._count(episode)
         if names:
             print(
                 "The run took another way than before it was stopped: the "
-                f"{len(names):,} episodes of {self.directory} that were held back "
-                "count, too."
+                f"{len(names):,} episodes of {self.directory} held back count, too."
             )
             self._report_aside()
 
@@ -179,22 +171,16 @@ class Store:
         until: as if those with later names were not there.
         """
         if self._files.index.damaged:
-            print(
-                f"The index of {self.directory} was damaged; it is made again "
-                "from the episodes."
-            )
+            print(f"The index of {self.directory} was damaged, and is made again.")
             self._files.index.damaged = 0
-        names = [name for name in self._files.scan() if name not in self._bad]
-        if until is not None:
-            names = [name for name in names if name <= until]
+        names = [name for name in self._names() if until is None or name <= until]
         waiting = [name for name in names if steps_in(name) >= self._minlen]
         episodes: list[Episode] = []
         room = self._capacity or float("inf")
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             while chosen := _newest(waiting, room, not episodes):
-                loaded = pool.map(self._open, chosen)
-                for name, (episode, found) in zip(chosen, loaded, strict=True):
-                    if self._fits(name, episode, found):
+                for opened in pool.map(self._open, chosen):
+                    if episode := self._fitting(*opened):
                         episodes.append(episode)
                         room -= episode.steps
         self.recent = Recent(self._capacity)
@@ -206,43 +192,39 @@ class Store:
         self.newest = names[-1] if names else ""
         return names
 
-    def _open(self, name: str) -> tuple[Episode | None, Signature | None]:
-        """A finished episode and its signature, from memory, its file or the index."""
-        episode = self.recent.get(name) or self._in_use.get(name)
-        if episode:
-            return episode, self._signature
-        episode = Episode(None, steps_in(name) + 1, name)
-        found = self._files.trusted(name) if self._mapped else None
+    def _open(self, name: str) -> tuple[str, Episode | None, Signature | None]:
+        """Return an episode and its signature, from memory, its file or the index."""
+        if episode := self.recent.get(name) or self._in_use.get(name):
+            return name, episode, self._signature
+        found, arrays = self._files.trusted(name) if self._mapped else None, None
         if found is None:
             arrays = self._files.load(name)
             if arrays is None:
-                return None, None
+                return name, None, None
             found = signature(arrays)
-            if not self._mapped:
-                episode.arrays = arrays
-        return episode, found
+        kept = None if self._mapped else arrays
+        return name, Episode(kept, steps_in(name) + 1, name), found
 
-    def _fits(
+    def _fitting(
         self, name: str, episode: Episode | None, found: Signature | None
-    ) -> bool:
-        """Whether a loaded file is whole and like the newest one."""
-        if episode is not None:
-            if self._signature is None:
-                self._signature = found
+    ) -> Episode | None:
+        """Return an opened episode if its file is whole and like the newest one."""
+        if episode:
+            self._signature = self._signature or found
             changed = difference(found, self._signature)
             if not changed:
                 self._in_use[name] = episode
-                return True
+                return episode
             self._files.aside.append((name, changed))
         self._bad.add(name)
-        return False
+        return None
 
     def _report(self, short: int) -> None:
         if self.total_episodes:
             print(
-                f"Loaded {len(self.recent):,} of {self.total_episodes:,} "
-                f"episodes ({self.recent.steps:,} of {self.total_steps:,} "
-                f"steps) from {self.directory}"
+                f"Loaded {len(self.recent):,} of {self.total_episodes:,} episodes "
+                f"({self.recent.steps:,} of {self.total_steps:,} steps) from "
+                f"{self.directory}"
                 + (f"; {short} are shorter than replay.minlen." if short else ".")
             )
         self._report_aside()
@@ -252,12 +234,12 @@ class Store:
         fresh = [item for item in self._files.aside if item[0] not in self._told]
         self._files.aside.clear()
         self._told.update(name for name, _ in fresh)
-        aside = [f"{name} ({reason})" for name, reason in sorted(fresh)]
-        if aside:
-            more = f" and {len(aside) - 5} more" if len(aside) > 5 else ""
+        if fresh:
+            aside = [f"{name} ({reason})" for name, reason in sorted(fresh)[:5]]
+            more = f" and {len(fresh) - 5} more" if len(fresh) > 5 else ""
             print(
-                f"Set aside {len(aside)} files in {self.directory} that are "
-                f"damaged or foreign: {', '.join(aside[:5])}{more}."
+                f"Set aside {len(fresh)} files in {self.directory} that are damaged or "
+                f"foreign: {', '.join(aside)}{more}."
             )
 
 
