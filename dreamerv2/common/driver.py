@@ -202,9 +202,8 @@ class Driver:
             try:
                 results[i] = function(*args)
                 if not callable(results[i]):
-                    _check_finite(
-                        results[i], len(self._episodes[i].get("is_first", ()))
-                    )
+                    steps = len(self._episodes[i].get("is_first", ()))
+                    _check_finite(results[i], steps)
             except UsageError:
                 raise
             except Exception as error:  # Environments may raise anything.

@@ -48,16 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def plot(args: argparse.Namespace) -> list[Path]:
     """Load, aggregate, draw and write; return the files written."""
-    runs = load_runs(
-        args.indir,
-        args.xaxis,
-        args.yaxis,
-        args.tasks,
-        args.methods,
-        args.prefix,
-        args.maxval,
-        warn=_warn,
-    )
+    axes, patterns = (args.xaxis, args.yaxis), (args.tasks, args.methods)
+    runs = load_runs(args.indir, *axes, *patterns, args.prefix, args.maxval, _warn)
     data = summarize(rename(runs, args.labels, args.xmult), args)
     outdir = args.outdir
     if args.subdir:
@@ -86,13 +78,14 @@ def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> lis
 def rename(
     runs: Sequence[LoggedRun], labels: Mapping[str, str], xmult: float
 ) -> list[LoggedRun]:
-    """Runs with other names for methods, and x times a factor."""
-    unknown = sorted(set(labels) - {run.method for run in runs})
-    if unknown:
-        known = ", ".join(dict.fromkeys(run.method for run in runs))
-        raise UsageError(
-            f"--labels renames {unknown[0]!r}, which is none of the methods {known}."
-        )
+    """Return runs with other names for methods, and x times a factor."""
+    known = dict.fromkeys(run.method for run in runs)
+    for name in labels:
+        if name not in known:
+            known = ", ".join(known)
+            raise UsageError(
+                f"--labels renames {name!r}, which is none of the methods {known}."
+            )
     return [
         replace(run, method=labels.get(run.method, run.method), x=run.x * xmult)
         for run in runs
@@ -112,9 +105,10 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
     published = load_published(args.xaxis, args.yaxis, args.xmult, drawn)
     # Scores are returns; other metrics are not to be compared with them.
     has_scores = args.yaxis.endswith("return")
+    units = scores.load_baselines() if has_scores else {}
     tasks: dict[str, dict[str, Any]] = {}
     for task in dict.fromkeys(run.task for run in runs):
-        known = baselines.get(task, {}) if has_scores else {}
+        known = units.get(task, {})
         tasks[task] = {
             "methods": {},
             "published": published.get(task, {}),
@@ -124,36 +118,25 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
             some = [run for run in runs if (run.task, run.method) == (task, method)]
             if some:
                 tasks[task]["methods"][method] = describe(some, width, args.agg)
-    units = scores.load_baselines() if has_scores else {}
     stats = args.stats or default_stats(list(tasks), units)
-    return {
-        "xaxis": args.xaxis,
-        "yaxis": args.yaxis,
-        "bins": width,
-        "agg": args.agg,
-        "tasks": tasks,
-        "stats": {
-            stat: panel
-            for stat in stats
-            if stat != "none" and (panel := over_tasks(tasks, stat, units, drawn))
-        },
+    panels = {
+        stat: panel
+        for stat in stats
+        if stat != "none" and (panel := over_tasks(tasks, stat, units, drawn))
     }
+    data = {"xaxis": args.xaxis, "yaxis": args.yaxis, "bins": width, "agg": args.agg}
+    return {**data, "tasks": tasks, "stats": panels}
 
 
 def describe(runs: Sequence[LoggedRun], width: float, agg: str) -> dict[str, Any]:
-    """One method on one task."""
+    """Return the numbers of one method on one task."""
     curve = make_curve(runs, width)
     middle, low, high = curve.spread(agg if agg != "none" else "mean")
     mean, _, above = curve.spread("std1")
+    least, most = np.nanmin(curve.values, 0), np.nanmax(curve.values, 0)
     return {
-        "x": curve.x,
-        "middle": middle,
-        "low": low,
-        "high": high,
-        "mean": mean,
-        "std": above - mean,
-        "min": np.nanmin(curve.values, 0),
-        "max": np.nanmax(curve.values, 0),
+        **{"x": curve.x, "middle": middle, "low": low, "high": high},
+        **{"mean": mean, "std": above - mean, "min": least, "max": most},
         "seeds": curve.counts,
         "runs": dict(zip(unique(curve.seeds), curve.values, strict=True)),
     }
@@ -175,11 +158,10 @@ def over_tasks(
     panel: dict[str, Any] = {}
     for kind in ("methods", "published"):
         names = dict.fromkeys(name for task in tasks.values() for name in task[kind])
-        found = {name: aggregate(curves(kind, name), stat, units) for name in names}
         panel[kind] = {
-            name: dict(zip(("x", "y", "tasks"), result, strict=True))
-            for name, result in found.items()
-            if result
+            name: dict(zip(("x", "y", "tasks"), found, strict=True))
+            for name in names
+            if (found := aggregate(curves(kind, name), stat, units))
         }
     if not panel["methods"]:
         return None
@@ -216,17 +198,15 @@ def default_stats(
 def choose_baselines(
     patterns: Sequence[str], baselines: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
-    """The names that have one of the patterns in them, in the patterns' order."""
+    """Return the names that have one of the patterns in them, in their order."""
     known = dict.fromkeys(["dreamerv2", "reference"])
     known.update(dict.fromkeys(name for task in baselines.values() for name in task))
     chosen: dict[str, None] = {}
     for pattern in patterns:
         found = [name for name in known if re.search(pattern, name)]
         if not found:
-            raise UsageError(
-                f"There is no baseline {pattern!r}: choose from {', '.join(known)}, or "
-                "none."
-            )
+            listed = f"{', '.join(known)}, or none"
+            raise UsageError(f"There is no baseline {pattern!r}: choose from {listed}.")
         chosen.update(dict.fromkeys(found))
     return list(chosen)
 
@@ -234,7 +214,7 @@ def choose_baselines(
 def load_published(
     xaxis: str, yaxis: str, xmult: float, names: Sequence[str]
 ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """Task -> name -> curve, of those that are of these axes."""
+    """Return task -> name -> curve, of those that are of these axes."""
     if xaxis != "step" or yaxis not in ("eval_return", "train_return"):
         return {}
     is_eval = yaxis == "eval_return"
@@ -249,7 +229,7 @@ def load_published(
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that are there already."""
+    """Return names with a number behind those that are there already."""
     result: list[str] = []
     for name in names:
         others = [f"{name} ({i})" for i in range(2, len(names) + 1)]
@@ -258,7 +238,7 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Arrays to lists, NaN to null, for JSON."""
+    """Turn arrays to lists and NaN to None, for JSON."""
     if isinstance(value, Mapping):
         return {key: plain(x) for key, x in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

@@ -7,8 +7,7 @@ import json
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,16 +34,11 @@ class LoggedRun:
 
 @dataclass(frozen=True)
 class Curve:
-    """Runs of one task and method on one grid.
+    """Runs of one task and method on one grid."""
 
-    x: (G,) right ends of the bins, or the runs' own points if there are no bins.
-    values: (R, G) per run; NaN before its first point and after its last one.
-    seeds: R names.
-    """
-
-    x: np.ndarray
-    values: np.ndarray
-    seeds: tuple[str, ...]
+    x: np.ndarray  # (G,) right ends of the bins; without bins, the runs' own points.
+    values: np.ndarray  # (R, G) per run; NaN beyond its ends.
+    seeds: tuple[str, ...]  # R names.
 
     @property
     def counts(self) -> np.ndarray:
@@ -52,22 +46,18 @@ class Curve:
         return np.isfinite(self.values).sum(0)
 
     def spread(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Middle, low and high (G,) over the runs that have a value.
+        """Return middle, low and high (G,) over the runs that have a value.
 
         kind: stdK, the mean with K standard deviations (n-1; none of a single run);
         perK, the median with the percentiles K and 100-K; or mean, without a spread.
         """
-        rows = [column[np.isfinite(column)] for column in self.values.T]
         if kind.startswith("per"):
-            amount = float(kind[3:])
-            low, mid, high = (
-                np.array([np.percentile(row, q) for row in rows])
-                for q in (amount, 50, 100 - amount)
-            )
-            return mid, low, high
-        mid = np.array([row.mean() for row in rows])
+            ends = float(kind[3:]), 100 - float(kind[3:])
+            return tuple(np.nanpercentile(self.values, (50, *ends), axis=0))
+        mid = np.nanmean(self.values, 0)
         amount = float(kind[3:]) if kind.startswith("std") else 0.0
-        std = np.array([row.std(ddof=1) if len(row) > 1 else 0.0 for row in rows])
+        squares = np.nansum((self.values - mid) ** 2, 0)
+        std = np.sqrt(squares / np.maximum(self.counts - 1, 1))
         return mid, mid - amount * std, mid + amount * std
 
 
@@ -81,17 +71,13 @@ def load_runs(
     maxval: float = 0.0,
     warn: Warn = print,
 ) -> list[LoggedRun]:
-    """Return the runs below some folders that have both metrics.
+    """Return the runs below some folders that have both metrics; else UsageError.
 
-    Args:
-      indirs: the folders.
-      xaxis, yaxis: names of metrics; only lines of metrics.jsonl with both count.
-      tasks, methods: patterns found anywhere in the name; they order the result.
-      prefix: put the folder's name before the method's.
-      maxval: leave out values further than this from 0; 0 is no limit.
-      warn: takes a sentence about what was left out.
-
-    UsageError says what there is, if there is nothing to plot.
+    xaxis, yaxis: names of metrics; only lines of metrics.jsonl with both count.
+    tasks, methods: patterns found anywhere in the name; they order the result.
+    prefix: put the folder's name before the method's.
+    maxval: leave out values further than this from 0; 0 is no limit.
+    warn: takes a sentence about what was left out.
     """
     found = [run for folder in indirs for run in find_runs(folder, prefix)]
     if not found:
@@ -105,26 +91,20 @@ def load_runs(
     if not chosen:
         raise UsageError(
             f"None of the {len(found)} runs below {_join(indirs)} fits --tasks and "
-            "--methods: there are the tasks "
-            f"{_join(sorted({run.task for run in found}))} and the methods "
-            f"{_join(sorted({run.method for run in found}))}."
+            f"--methods: there are the tasks {_join({run.task for run in found})} and "
+            f"the methods {_join({run.method for run in found})}."
         )
-    runs, names, without = [], Counter(), []
-    for run in chosen:
-        run, seen = read_run(run, xaxis, yaxis, maxval, warn)
-        names.update(seen)
-        if len(run.x):
-            runs.append(run)
-        else:
-            without.append(run.path)
+    read = [read_run(run, xaxis, yaxis, maxval, warn) for run in chosen]
+    runs = [run for run, _ in read if len(run.x)]
     if not runs:
-        listed = ", ".join(sorted(names)) or "nothing yet"
+        listed = _join(set().union(*(names for _, names in read))) or "nothing yet"
         raise UsageError(
             f"None of the {len(chosen)} runs has {yaxis!r} by {xaxis!r} yet: choose "
             f"--xaxis and --yaxis from what they have, {listed}."
         )
-    for path in without:
-        warn(f"Left out {path}: it has no {yaxis!r} by {xaxis!r}.")
+    for run, _ in read:
+        if not len(run.x):
+            warn(f"Left out {run.path}: it has no {yaxis!r} by {xaxis!r}.")
 
     def order(run: LoggedRun) -> tuple:
         ranks = _rank(tasks, run.task), _rank(methods, run.method)
@@ -135,7 +115,7 @@ def load_runs(
 
 
 def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
-    """Runs without points yet, below a folder.
+    """Find runs below a folder, without points yet.
 
     The last three folders are task, method and seed. Where fewer lie below `indir`, a
     run's config.yaml names the task, and what is left is method and seed.
@@ -159,7 +139,7 @@ def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
 
 
 def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, str, str]:
-    """Task, method and seed of a run less than three folders down."""
+    """Return task, method and seed of a run less than three folders down."""
     absolute = ("", "", *folder.resolve().parts)[-3:]
     try:
         config = Config.read(folder / "config.yaml")
@@ -202,8 +182,8 @@ def read_run(
 
 
 def nice_width(runs: Sequence[LoggedRun], bins: int = 30) -> float:
-    """A round width (1, 2 or 5 times a power of ten) that gives at most `bins` bins
-    for the longest run."""
+    """Return a width of 1, 2 or 5 times a power of ten that gives the longest run at
+    most `bins` bins."""
     longest = max((np.ptp([*run.x, 0.0]) for run in runs), default=0.0)
     if not longest:
         return 0.0
@@ -214,15 +194,13 @@ def nice_width(runs: Sequence[LoggedRun], bins: int = 30) -> float:
 def bin_points(
     x: np.ndarray, y: np.ndarray, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the points in each bin, at the bin's right end.
+    """Return the right ends of the bins that have points, and the points' means.
 
-    A bin holds ((k-1) width, k width], and the first one 0 as well. Bins without
-    points are left out. Width 0: means of points with the same x.
+    A bin holds ((k-1) width, k width], and the first one 0 as well. Width 0: means of
+    points with the same x.
     """
-    if not width:
-        index = x
-    else:
-        index = np.ceil(np.round(x / width, 9))
+    index = np.ceil(np.round(x / width, 9)) if width else x
+    if width:
         index = np.where((x >= 0) & (index < 1), 1, index)
     ends, place = np.unique(index, return_inverse=True)
     means = np.bincount(place, weights=y) / np.bincount(place)
@@ -230,13 +208,11 @@ def bin_points(
 
 
 def make_curve(runs: Sequence[LoggedRun], width: float) -> Curve:
-    """Runs of one task and method on one grid. Between two of its own points a run is
-    interpolated; it is never continued beyond its ends."""
+    """Put runs of one task and method on one grid. Between two of its own points a run
+    is interpolated; it is never continued beyond its ends."""
     binned = [bin_points(run.x, run.y, width) for run in runs]
     grid = np.unique(np.concatenate([x for x, _ in binned]))
-    values = np.stack(
-        [np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in binned]
-    )
+    values = np.stack([np.interp(grid, *xy, np.nan, np.nan) for xy in binned])
     covered = np.isfinite(values).any(0)  # Between runs that do not overlap.
     return Curve(grid[covered], values[:, covered], tuple(run.seed for run in runs))
 
@@ -246,14 +222,12 @@ def aggregate(
     stat: str,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
-    """Return x, one curve over tasks (both (G,)) and the tasks in it; None without any.
-
-    It is where all tasks have a value.
+    """Return x and a curve over tasks (both (G,)), where all have a value, and the
+    tasks in it; None without any.
 
     curves: task -> x and the mean over seeds (G,). Means are normalised, not runs.
-    stat: gamer_median, gamer_mean, record_mean, clip_record_mean, which leave out tasks
-      without human scores; mean and median of plain returns; or tasks, how many have a
-      value by then.
+    stat: of SCALES, which leave out tasks without human scores; mean and median of
+      plain returns; or tasks, how many have a value by then.
     baselines: task -> name -> score.
     """
     scaled = {}
@@ -277,7 +251,7 @@ def aggregate(
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key to sort names by, in which 10 comes after 9."""
+    """Return a key to sort names by, in which 10 comes after 9."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
 
@@ -292,9 +266,8 @@ def _any(patterns: Sequence[str], name: str) -> bool:
 
 
 def _rank(patterns: Sequence[str], name: str) -> int:
-    """The index of the first pattern that the name has in it."""
     return next(i for i, pattern in enumerate(patterns) if re.search(pattern, name))
 
 
-def _join(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values))
+def _join(values: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, values)))

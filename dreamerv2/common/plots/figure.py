@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -34,11 +34,9 @@ _STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
 
 
 def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
-    """The figure of what `plot.summarize` returns. Methods may have `points`, too:
-    seed -> x and y (2, N) of single points, drawn as dots.
+    """Return the figure of what `plot.summarize` returns, by the options of `args`.
 
-    args: band, size, cols, xlim, ylim, xlimticks, ylimticks, xticks, yticks, palette,
-    colors, legendcols.
+    Methods may have `points`, too: seed -> x and y (2, N), drawn as dots.
     """
     panels = [*data["tasks"].values(), *data["stats"].values()]
     titles = [*map(task_title, data["tasks"]), *map(STAT_TITLES.get, data["stats"])]
@@ -54,14 +52,18 @@ def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
     grid = figure.subplots(rows, cols, squeeze=False).ravel()
     for axis in grid[len(panels) :]:
         axis.set_visible(False)
-    for index, panel in enumerate(panels):
+    for index, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         axis = grid[index]
         is_task = index < len(data["tasks"])
-        right = _right(panel, args.xlim)
-        _draw_behind(axis, panel, styles, right, args.band)
+        right = args.xlim[1] if args.xlim else _end(panel["methods"].values())
+        for name, value in panel["baselines"].items():
+            label, style = name.replace("_", " "), {"lw": 0.9, "ls": styles[name]}
+            axis.axhline(value, label=label, color="#888888", zorder=1, **style)
+        for name, curve in panel["published"].items():
+            _draw_published(axis, PUBLISHED.get(name, name), curve, right, args.band)
         for method, curve in panel["methods"].items():
             _draw_curve(axis, method, curve, colors[method], data["agg"])
-        axis.set_title(titles[index], fontsize=10)
+        axis.set_title(title, fontsize=10)
         _set_axes(axis, args, right, is_task)
         if index + cols >= len(panels):
             axis.set_xlabel(data["xaxis"], fontsize=8)
@@ -72,7 +74,7 @@ def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
 
 
 def task_title(task: str) -> str:
-    """atari_space_invaders -> Space Invaders; of other suites, the whole name."""
+    """Write atari_space_invaders as Space Invaders; of other suites, the whole name."""
     name = task.removeprefix("atari_")
     return name.replace("_", " ").title() if name != task else task
 
@@ -80,16 +82,16 @@ def task_title(task: str) -> str:
 def choose_colors(
     methods: Sequence[str], palette: Sequence[str], chosen: Mapping[str, str]
 ) -> dict[str, str]:
-    """A color for each method: the chosen one, or the palette's next.
+    """Return a color for each method: the chosen one, or the palette's next.
 
     Raises UsageError for what is neither a color nor a palette, and for a choice for
     a method that there is not.
     """
     for method, color in chosen.items():
         if method not in methods:
+            known = ", ".join(methods)
             raise UsageError(
-                f"--colors gives {method!r} a color, but the methods are "
-                f"{', '.join(methods)}."
+                f"--colors gives {method!r} a color, but the methods are {known}."
             )
         if not is_color_like(color):
             raise UsageError(
@@ -97,16 +99,14 @@ def choose_colors(
                 "or #ff0000."
             )
     if all(map(is_color_like, palette)):
-        colors = list(palette)
+        colors = palette
     elif list(palette) == ["contrast"]:
-        colors = list(CONTRAST)
+        colors = CONTRAST
     elif len(palette) == 1 and palette[0] in matplotlib.colormaps:
         table = matplotlib.colormaps[palette[0]]
-        if table.N <= 20:  # A list of colors rather than a gradient.
-            colors = [to_hex(table(i)) for i in range(table.N)]
-        else:
-            points = np.linspace(0.1, 0.9, max(2, len(methods)))
-            colors = [to_hex(table(point)) for point in points]
+        gradient = table.N > 20  # Rather than a list of colors.
+        points = np.linspace(0.1, 0.9, max(2, len(methods)))
+        colors = [to_hex(table(x)) for x in (points if gradient else range(table.N))]
     else:
         raise UsageError(
             f"Unknown --palette {' '.join(palette)}: expected contrast, a colormap of "
@@ -117,71 +117,55 @@ def choose_colors(
 
 
 def format_tick(value: float, position: int | None = None) -> str:
-    """2500 -> 2.5K, 2e8 -> 200M, 0.25 -> 0.25."""
+    """Write 2500 as 2.5K, 2e8 as 200M, 0.25 as 0.25."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
     return f"{value:.4g}" if abs(value) > 1e-12 else "0"
 
 
-def _right(panel: Mapping[str, Any], xlim: Sequence[float] | None) -> float:
-    """Where the panel ends: published curves do not stretch it."""
-    if xlim:
-        return xlim[1]
-    ends = [
-        x[-1]
-        for curve in panel["methods"].values()
-        for x in (curve["x"], *(points[0] for points in _points(curve)))
-    ]
-    return max(ends)
+def _end(curves: Collection[Mapping[str, Any]]) -> float:
+    """Return where the methods end: what is behind does not stretch a panel."""
+    dots = [points[0] for curve in curves for points in _points(curve)]
+    return max(x[-1] for x in (*(curve["x"] for curve in curves), *dots))
 
 
-def _draw_behind(
-    axis: Axes,
-    panel: Mapping[str, Any],
-    styles: Mapping[str, Any],
-    right: float,
-    kind: str,
+def _draw_published(
+    axis: Axes, label: str, curve: Mapping[str, Any], right: float, kind: str
 ) -> None:
-    for name, value in panel["baselines"].items():
-        label = name.replace("_", " ")
-        style = {"color": "#888888", "lw": 0.9, "ls": styles[name], "zorder": 1}
-        axis.axhline(value, label=label, **style)
-    for name, curve in panel["published"].items():
-        shown = curve["x"] <= right * (1 + 1e-9)
-        if not shown.any():
-            continue
-        x, y = curve["x"][shown], curve["mean" if "mean" in curve else "y"][shown]
-        style = {"color": "#777777", "lw": 1.6, "zorder": 2}
-        style.update(_markers(x))
-        axis.plot(x, y, label=PUBLISHED.get(name, name), **style)
-        if "std" in curve:
-            std = curve["std"][shown]
-            low, high = y - std, y + std
-            band = {"color": "#777777", "alpha": 0.18, "lw": 0, "zorder": 1}
-            if kind == "range":
-                low, high = curve["min"][shown], curve["max"][shown]
-                band["label"] = "published: lowest to highest seed"
-            if len(x) == 1:  # Between one point and none there is nothing to fill.
-                axis.vlines(x, low, high, **{**band, "lw": 8})
-            else:
-                axis.fill_between(x, low, high, **band)
+    shown = curve["x"] <= right * (1 + 1e-9)
+    if not shown.any():
+        return
+    curve = {key: values[shown] for key, values in curve.items() if key != "tasks"}
+    x, y = curve["x"], curve["mean" if "mean" in curve else "y"]
+    style = {"color": "#777777", "lw": 1.6, "zorder": 2, **_markers(x)}
+    axis.plot(x, y, label=label, **style)
+    if "std" not in curve:
+        return
+    low, high = y - curve["std"], y + curve["std"]
+    band = {"color": "#777777", "alpha": 0.18, "lw": 0, "zorder": 1}
+    if kind == "range":
+        low, high = curve["min"], curve["max"]
+        band["label"] = "published: lowest to highest seed"
+    if len(x) == 1:  # Between one point and none there is nothing to fill.
+        axis.vlines(x, low, high, **{**band, "lw": 8})
+    else:
+        axis.fill_between(x, low, high, **band)
 
 
 def _markers(x: np.ndarray) -> dict[str, Any]:
-    """The style of a line that has too few points to be seen as one."""
+    """Return the style of a line that has too few points to be seen as one."""
     return {"marker": "o" if len(x) < 4 else None, "ms": 3}
 
 
 def _points(curve: Mapping[str, Any]) -> Iterable[np.ndarray]:
-    """Single points (2, N) of each seed, where a curve has them."""
     return curve.get("points", {}).values()
 
 
 def _draw_curve(
     axis: Axes, method: str, curve: Mapping[str, Any], color: str, agg: str
 ) -> None:
-    """One method: solid where all its seeds have values, dotted where some ended."""
+    """Draw a method: solid where all its seeds have values, dotted where some ended."""
     x = curve["x"]
     style = {"color": color, **_markers(x)}
     for points in _points(curve):
@@ -229,7 +213,7 @@ def _set_axes(
 
 
 def _draw_legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
-    """One legend for all panels: methods first, then what is behind them."""
+    """Draw a legend for all panels: methods first, then what is behind them."""
     handles = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):

@@ -20,12 +20,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str] | None = None, doc: str = "") -> argparse.Namespace:
-    """The arguments; `doc` is the top of --help. Raises UsageError for wrong ones."""
+    """Return the arguments; `doc` is the top of --help. UsageError for wrong ones."""
+    formatter = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
-        prog="plot.py",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "plot.py", None, doc, formatter_class=formatter, allow_abbrev=False
     )
     _add_data_options(parser)
     _add_look_options(parser)
@@ -43,58 +41,35 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is plotted").add_argument
     folder = {"type": Path, "metavar": "DIR"}
     switch = {"type": _boolean, "metavar": "BOOL"}
+    patterns = {"nargs": "+", "type": _pattern, "metavar": "PATTERN"}
     add("--indir", nargs="+", required=True, help="folders of runs", **folder)
     add("--indir-prefix", help="put before each --indir", **folder)
     add("--outdir", required=True, help="where the files go", **folder)
-    below = "below --outdir in a folder named after the first --indir (True)"
+    below = "below --outdir in a folder named after the first --indir (%(default)s)"
     add("--subdir", default=True, help=below, **switch)
-    add("--xaxis", default="step", help="metric along x (step, in frames)")
-    add("--yaxis", default="eval_return", help="metric along y (eval_return)")
-    patterns = {"nargs": "+", "type": _pattern, "metavar": "PATTERN"}
-    of = "found anywhere in the name; in this order (all)"
-    add("--tasks", default=[""], help=f"patterns of tasks {of}", **patterns)
-    add("--methods", default=[""], help=f"patterns of methods {of}", **patterns)
-    add(
-        "--baselines",
-        default=list(BASELINES),
-        help="what is drawn behind: dreamerv2 (published curves), reference, and the "
-        f"columns of scores/baselines.csv; or none ({' '.join(BASELINES)})",
-        **patterns,
-    )
-    before = "put the name of the --indir before the method's (False)"
+    add("--xaxis", default="step", help="metric along x, step in frames (%(default)s)")
+    add("--yaxis", default="eval_return", help="metric along y (%(default)s)")
+    for what in ("tasks", "methods"):
+        found = f"patterns found anywhere in the names of {what}; in this order (all)"
+        add(f"--{what}", default=[""], help=found, **patterns)
+    behind = "what is drawn behind: dreamerv2 (published curves), reference, and the "
+    behind += f"columns of scores/baselines.csv; or none ({' '.join(BASELINES)})"
+    add("--baselines", default=[*BASELINES], help=behind, **patterns)
+    before = "put the name of the --indir before the method's (%(default)s)"
     add("--prefix", default=False, help=before, **switch)
-    add(
-        "--bins",
-        type=_number,
-        default=-1,
-        metavar="WIDTH",
-        help="width of bins along x, in whose mean points are joined; 0: none, and "
-        "-1: about 30 bins of a round width (-1)",
-    )
-    add(
-        "--agg",
-        "--aggregate",
-        type=_aggregate,
-        default="std1",
-        help="over seeds: stdK is the mean with K standard deviations, perK the median "
-        "with the percentiles K and 100-K, mean the mean alone, none each seed (std1)",
-    )
-    add(
-        "--stats",
-        "--add",
-        nargs="+",
-        choices=[*STATS, "none"],
-        metavar="STAT",
-        help=f"panels over tasks: {', '.join(STATS)}; or none (the first four for two "
-        "or more Atari tasks)",
-    )
-    add(
-        "--band",
-        choices=["std", "range"],
-        default="std",
-        help="the band around published curves: a standard deviation, or from the "
-        "lowest to the highest seed (std)",
-    )
+    width = "width of bins along x, in whose mean points are joined; 0: none, and -1: "
+    width += "about 30 bins of a round width (%(default)s)"
+    add("--bins", type=_number, default=-1, metavar="WIDTH", help=width)
+    over = "over seeds: stdK is the mean with K standard deviations, perK the median "
+    over += "with the percentiles K and 100-K, mean the mean alone, none each seed "
+    add("--agg", "--aggregate", type=_aggregate, default="std1", help=f"{over}(std1)")
+    panels = f"panels over tasks: {', '.join(STATS)}; or none (the first four for two "
+    panels += "or more Atari tasks)"
+    stats = {"nargs": "+", "choices": [*STATS, "none"], "metavar": "STAT"}
+    add("--stats", "--add", help=panels, **stats)
+    band = "the band around published curves: a standard deviation, or from the lowest "
+    band += "to the highest seed (%(default)s)"
+    add("--band", choices=["std", "range"], default="std", help=band)
     add("--maxval", type=_number, default=0, help="leave out |y| above; 0: none (0)")
     add("--xmult", type=_number, default=1, help="x is multiplied by this (1)")
 
@@ -108,29 +83,24 @@ def _add_look_options(parser: argparse.ArgumentParser) -> None:
     add("--cols", default=6, help="panels in a row, at most (6)", **count)
     add("--xlim", help="ends of the x axis", **pair)
     add("--ylim", help="ends of the y axis of tasks", **pair)
-    for axis in "xy":
+    for axis, number in (("x", 4), ("y", 5)):
         ends = f"ticks at the very ends of the {axis} axis (False)"
         switch = {"type": _boolean, "metavar": "BOOL", "help": ends}
         add(f"--{axis}limticks", default=False, **switch)
-    add("--xticks", default=4, help="ticks on an x axis, about (4)", **count)
-    add("--yticks", default=5, help="ticks on a y axis, about (5)", **count)
+        ticks = f"ticks on an {axis} axis, about ({number})"
+        add(f"--{axis}ticks", default=number, help=ticks, **count)
     more = {"nargs": "+", "default": []}
     add("--labels", metavar="METHOD LABEL", help="other names of methods", **more)
     add("--colors", metavar="METHOD COLOR", help="colors of methods", **more)
-    add(
-        "--palette",
-        nargs="+",
-        default=["contrast"],
-        help="contrast, a colormap of matplotlib, or colors (contrast)",
-    )
+    palette = "contrast, a colormap of matplotlib, or colors (contrast)"
+    add("--palette", nargs="+", default=["contrast"], help=palette)
     add("--legendcols", default=5, help="columns of the legend, at most (5)", **count)
 
 
 def _pairs(flag: str, values: Sequence[str], what: str) -> dict[str, str]:
     if len(values) % 2:
-        raise UsageError(
-            f"{flag} takes pairs, {what} ..., but got {len(values)}: {' '.join(values)}"
-        )
+        given = f"{len(values)}: {' '.join(values)}"
+        raise UsageError(f"{flag} takes pairs, {what} ..., but got {given}")
     return dict(zip(values[::2], values[1::2], strict=True))
 
 

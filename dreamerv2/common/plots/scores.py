@@ -23,10 +23,7 @@ SCALES = {
 
 
 def scores_file(name: str) -> Path:
-    """Find a file of `scores/`, of the clone or of the installed package.
-
-    UsageError if there is none.
-    """
+    """Find a file of `scores/`, of the clone or the installed package; or UsageError."""
     path = Path(__file__).resolve().parents[3] / "scores" / name
     if path.is_file():
         return path
@@ -45,7 +42,7 @@ def scores_file(name: str) -> Path:
 
 
 def load_baselines() -> dict[str, dict[str, float]]:
-    """Task -> name (random, human_gamer, dqn_sticky_2e8, ...) -> score, if known."""
+    """Return task -> name (random, human_gamer, dqn_sticky_2e8, ...) -> known score."""
     return {
         row.pop("task"): {name: float(x) for name, x in row.items() if x}
         for row in _read("baselines.csv")
@@ -53,20 +50,17 @@ def load_baselines() -> dict[str, dict[str, float]]:
 
 
 def load_published() -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """Task -> name -> curve, for evaluation returns by frames.
+    """Return task -> `dreamerv2` -> curve, for evaluation returns by frames.
 
-    The name is `dreamerv2`. A curve has arrays (N,): `x`, in frames, `mean`, `std`
-    (n-1), `min`, `max`, `seeds`.
+    A curve has arrays (N,): `x`, in frames, `mean`, `std` (n-1), `min`, `max`, `seeds`.
     """
-    return {
-        task: {"dreamerv2": curve}
-        for task, curve in _columns("dreamerv2.csv", "step").items()
-    }
+    curves = _columns("dreamerv2.csv", "step")
+    return {task: {"dreamerv2": curve} for task, curve in curves.items()}
 
 
 def load_reference_episodes() -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """As load_published, of training episodes of the TensorFlow 2 reference on small
-    tasks, smoothed over ten episodes: `x`, `mean`. The name is `reference`."""
+    """Return task -> `reference` -> curve, `x` and `mean` over ten training episodes of
+    the TensorFlow 2 reference on small tasks."""
     curves = {}
     for task, rows in _columns("reference_small_tasks.csv", "step").items():
         kernel = np.ones(min(10, len(rows["x"]))) / min(10, len(rows["x"]))
@@ -77,24 +71,22 @@ def load_reference_episodes() -> dict[str, dict[str, dict[str, np.ndarray]]]:
 
 
 def normalize(score: Any, baselines: dict[str, float], unit: str) -> Any | None:
-    """Scores on a scale of 0 for a random player and 1 for `unit`: human_gamer or
+    """Put scores on a scale of 0 for a random player and 1 for `unit`: human_gamer or
     human_record. None where a figure is missing, or below random play."""
     zero, one = baselines.get("random", math.nan), baselines.get(unit, math.nan)
-    if not one > zero:
-        return None
-    return (score - zero) / (one - zero)
+    return (score - zero) / (one - zero) if one > zero else None
 
 
 def reduce_tasks(scores: np.ndarray, stat: str) -> np.ndarray:
-    """Normalised scores (tasks, ...) -> one figure (...): the median or the mean over
-    tasks; clip_record_mean cuts each task's score at the record, 1, before."""
+    """Reduce normalised scores (tasks, ...) to (...), the median or the mean over tasks;
+    clip_record_mean cuts each task's score at the record, 1, before."""
     if stat.startswith("clip"):
         scores = np.minimum(scores, 1)
     return np.median(scores, 0) if stat.endswith("median") else np.mean(scores, 0)
 
 
 def _columns(name: str, x: str) -> dict[str, dict[str, np.ndarray]]:
-    """A file's numbers by task and column, sorted by the column x."""
+    """Return a file's numbers by task and column, sorted by the column x."""
     rows = defaultdict(list)
     for row in _read(name):
         rows[row.pop("task")].append({k: float(v) for k, v in row.items()})
@@ -107,6 +99,6 @@ def _columns(name: str, x: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _read(name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file, without the lines about it that begin with #."""
+    """Return the rows of a CSV file, without the lines about it that begin with #."""
     lines = scores_file(name).read_text().splitlines()
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))
