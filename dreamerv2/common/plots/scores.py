@@ -23,7 +23,7 @@ SCALES = {
 
 
 def scores_file(name: str) -> Path:
-    """Find a file of `scores/`, of the clone or the installed package; or UsageError."""
+    """Find a file of `scores/` in the clone or the installed package."""
     path = Path(__file__).resolve().parents[3] / "scores" / name
     if path.is_file():
         return path
@@ -78,7 +78,7 @@ def normalize(score: Any, baselines: dict[str, float], unit: str) -> Any | None:
 
 
 def reduce_tasks(scores: np.ndarray, stat: str) -> np.ndarray:
-    """Reduce normalised scores (tasks, ...) to (...), the median or the mean over tasks;
+    """Reduce normalised scores (tasks, ...) to their median or mean over tasks (...);
     clip_record_mean cuts each task's score at the record, 1, before."""
     if stat.startswith("clip"):
         scores = np.minimum(scores, 1)
