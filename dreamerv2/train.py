@@ -152,6 +152,7 @@ class Trainer:
         elif not self.checkpoint.resumed:
             self.prefill()
             self.pretrain()
+        self.train.driver.on_step(self.train_step)
         self.log_episodes("eval")  # Not the random one.
         if self.evaluated == step and step >= config.steps:
             print(f"This run has reached its {config.steps} steps already.")
@@ -170,16 +171,10 @@ class Trainer:
                     saved = time.monotonic()
                 before = int(step)
                 if config.offline:
-                    step.increment()  # An update counts as one.
-                    self.update()
+                    self.learn_offline()
                 else:
                     self.train(self.train_policy, steps=1)
-                    while self.when["train"](step):
-                        for _ in range(config.train_steps):
-                            self.update()
                 bar.advance(int(step) - before)
-                if self.when["log"](step):
-                    self.log_metrics()
             self.checkpoint.whole()
             self.evaluate()
 
@@ -215,6 +210,21 @@ class Trainer:
                 self.learner.join()
                 bar.advance()
                 self.stop.check()
+
+    def train_step(self, tran: dict[str, np.ndarray], worker: int) -> None:
+        """Learn and log when due, after each step of an environment."""
+        if self.when["train"](self.step):
+            for _ in range(self.config.train_steps):
+                self.update()
+        if self.when["log"](self.step):
+            self.log_metrics()
+
+    def learn_offline(self) -> None:
+        """Learn from recorded episodes; an update counts as a step."""
+        self.step.increment()
+        self.update()
+        if self.when["log"](self.step):
+            self.log_metrics()
 
     def update(self) -> None:
         """Update the agent once. Does not wait for the device."""

@@ -166,7 +166,7 @@ def _judge_episode(damage: Damage, losses: list) -> None:
 
 def _judge_index(damage: Damage, losses: list) -> None:
     folder = Path(damage.name).parent.name
-    losses += judge.judge_named(damage.result.out, f"index of {LOGDIR}/{folder}")
+    losses += judge.judge_named(damage.result.out, f"{LOGDIR}/{folder} was damaged")
 
 
 def _judge_config(damage: Damage, losses: list) -> None:
