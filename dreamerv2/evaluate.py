@@ -147,7 +147,8 @@ def summarize(
     seed: int,
 ) -> dict[str, Any]:
     """Return all figures of an evaluation, as JSON takes them."""
-    low, first, median, third, high = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1])
+    names = ("lowest", "quartile_1", "median", "quartile_3", "highest")
+    quantiles = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]).tolist()
     result = {
         "agent": trained.name,
         "task": trained.config.task,
@@ -155,11 +156,7 @@ def summarize(
         "seed": seed,
         "mean": float(np.mean(returns)),
         "std": float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0,
-        "lowest": float(low),
-        "quartile_1": float(first),
-        "median": float(median),
-        "quartile_3": float(third),
-        "highest": float(high),
+        **dict(zip(names, quantiles, strict=True)),
         "mean_length": float(np.mean(lengths)),
         "returns": returns,
     }
@@ -181,8 +178,7 @@ def print_summary(result: dict[str, Any]) -> None:
         f"{result['median']:g}, {result['quartile_3']:g}, highest "
         f"{result['highest']:g}; {result['mean_length']:.0f} steps on average."
     )
-    if "human_normalised" in result:
-        human = result["human_normalised"]
+    if (human := result.get("human_normalised")) is not None:
         print(f"Human-normalised: {human:.2f} (0 is a random player, 1 a human gamer).")
 
 

@@ -2,10 +2,9 @@
 
     python dreamerv2/play.py --logdir ~/logdir/atari_pong/dreamerv2/1
 
-opens a window on the agent in that folder, with the config.yaml of the folder.
-Without --logdir, it is an agent that comes along; --logdir also takes such an
-agent's name, the folder of an exported one, or hf://ORG/NAME. F1 lists the
-keys. Without a screen, a script of keys plays:
+opens a window on the agent in that folder. Without --logdir, it is an agent that comes
+along; --logdir also takes such an agent's name, the folder of an exported one, or
+hf://ORG/NAME. F1 lists the keys. Without a screen, a script of keys plays:
 
     python dreamerv2/play.py --logdir DIR --headless --steps 300 \\
         --keys "50:i 100:k 120:up*20" --record dream.gif
@@ -37,7 +36,7 @@ from dreamerv2.running.exported import (
 from dreamerv2.running.seeds import derive_seed
 
 OPTIONS = {
-    "logdir": ("", "a run's folder, an agent's name or folder, or hf://ORG/NAME"),
+    "logdir": ("", "whose dream"),
     **SHARED,
     "episode": ("", "start from this stored episode (.npz) instead of the game"),
 }
@@ -71,10 +70,8 @@ def choose_shipped() -> str:
         for number, name in enumerate(names, 1):
             print(f"{number}  {name}")
         answer = input(f"Whose dream (1 to {len(names)}, Enter for {chosen})? ").strip()
-        if answer.isdigit() and 1 <= int(answer) <= len(names):
-            chosen = names[int(answer) - 1]
-        elif answer in names:
-            chosen = answer
+        for number, name in enumerate(names, 1):
+            chosen = name if answer in (name, str(number)) else chosen
     return chosen
 
 

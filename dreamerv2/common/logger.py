@@ -216,14 +216,9 @@ class JSONLOutput:
                 self._repair()
             raise cannot_write(self.path, error) from error
 
-    @property
-    def size(self) -> int:
-        """Bytes in the file: what `truncate_after` goes back to."""
-        return self.path.stat().st_size
-
     def state_dict(self) -> dict[str, int]:
         """Return how much of the file there is."""
-        return {"size": self.size}
+        return {"size": self.path.stat().st_size}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Drop the lines that were written after state_dict."""

@@ -78,9 +78,7 @@ class DreamPlayer(KeyPlayer):
     alone. The real game goes on beside it with the same actions, to be compared with,
     and stands still once the dream was rewound or the game is over.
 
-    source: the real game.
-    space: of the actions, to draw random ones from.
-    keys, rate, scale: see KeyPlayer and Canvas.
+    space: of the actions, to draw random ones from. The rest: see KeyPlayer and Canvas.
     """
 
     HINT = "i dream    n four futures    k play yourself    p pause    F1 all keys"
@@ -260,11 +258,10 @@ class DreamPlayer(KeyPlayer):
         self.note = "A new game."
 
     def _scene(self) -> Scene:
+        over = "   game over" if self.over else ""
+        title = f"{self._source.title}   step {self.game_step}{over}"
         if self.dreaming:
             title = f"DREAM   {self.dream_step} steps without looking"
-        else:
-            over = "   game over" if self.over else ""
-            title = f"{self._source.title}   step {self.game_step}{over}"
         return Scene(
             title + self._pace(),
             DREAM if self.dreaming else REAL,

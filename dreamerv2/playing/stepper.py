@@ -89,13 +89,10 @@ class Stepper:
             decoded = {k: v.mode() for k, v in self._wm.decoder(feat).items()}
             reward = self._wm.heads["reward"](feat).mode()
             value = self._agent.task_behavior.critic(feat).mode()
+            discount = torch.full_like(value, self._agent.config.discount)
             if "discount" in self._wm.heads:
                 discount = self._wm.heads["discount"](feat).mean()
-            else:
-                discount = torch.full_like(value, self._agent.config.discount)
-        return Reading(
-            self._images(decoded), *(_host(x) for x in (reward, value, discount))
-        )
+        return Reading(self._images(decoded), *map(_host, (reward, value, discount)))
 
     def picture(self, obs: Mapping[str, Any]) -> np.ndarray:
         """Return the decoder's target, an image or bars, as (H, W, C) uint8."""

@@ -71,7 +71,18 @@ class ExportedAgent:
 
     @functools.cached_property
     def _params(self) -> dict[str, np.ndarray]:
-        return _read_tensors(_file(self.base, ".safetensors"))
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = _file(self.base, ".safetensors")
+        try:
+            tensors = load(path.read_bytes())
+        except (SafetensorError, OSError) as error:
+            raise UsageError(
+                f"The file {path} cannot be read ({error}): copy the agent's three "
+                "files anew."
+            ) from error
+        return {name: value.astype(np.float32) for name, value in tensors.items()}
 
     @property
     def shapes(self) -> Shapes:
@@ -217,24 +228,9 @@ def _file(base: Path, suffix: str) -> Path:
     return base.with_name(base.name + suffix)  # The name may have a dot in it.
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tensors = load(path.read_bytes())
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"The file {path} cannot be read ({error}): copy the agent's three files "
-            "anew."
-        ) from error
-    return {name: value.astype(np.float32) for name, value in tensors.items()}
-
-
 def _space(card: Mapping[str, Any]) -> Any:
     if "one_hot" in card:
         return OneHotSpace(card["one_hot"])
     shape, dtype = tuple(card["shape"]), np.dtype(card["dtype"])
-    bounds = (np.broadcast_to(np.asarray(card[k]), shape) for k in ("low", "high"))
-    low, high = (bound.astype(dtype) for bound in bounds)
+    low, high = (np.full(shape, card[key], dtype) for key in ("low", "high"))
     return Box(low, high, shape, dtype.type)

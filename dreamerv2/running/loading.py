@@ -77,13 +77,12 @@ def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> N
 def refuse_unlike(envs: Sequence[Env]) -> None:
     """Raise UsageError if the environments of a run have not all the same spaces."""
     shapes = [shapes_of(env.obs_space, env.act_space) for env in envs]
-    discrete = [hasattr(env.act_space["action"], "n") for env in envs]
-    for index in range(1, len(envs)):
-        if (shapes[index], discrete[index]) != (shapes[0], discrete[0]):
+    kinds = [hasattr(env.act_space["action"], "n") for env in envs]
+    for shape, kind in zip(shapes, kinds, strict=True):
+        if (shape, kind) != (shapes[0], kinds[0]):
             raise UsageError(
                 f"The environments of a run differ in their spaces, {shapes[0]} and "
-                f"{shapes[index]}: give environments of one kind, for training and "
-                "for evaluation."
+                f"{shape}: give environments of one kind, to train and to evaluate."
             )
 
 
@@ -135,17 +134,20 @@ def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
     return bool(names) and names == set(saved.get(attribute, {}))
 
 
+@torch.no_grad()
 def _copy_weights(
     agent: "Agent", saved: Mapping[str, Any], chosen: Mapping[str, str], logdir: Path
 ) -> None:
     """Copy the weights of the chosen parts, {name: attribute}, if all of them fit."""
+    pairs: list[tuple[Tensor, Tensor]] = []
     for name, attribute in chosen.items():
         own = named_tensors(_weights(getattr(agent, attribute)))
         found = named_tensors(saved.get(attribute, {}))
         found = {k: v for k, v in found.items() if _is_weight(k)}
         match_state(own, found, f"The {name} of {logdir}")
-    for attribute in chosen.values():
-        _copy(_weights(getattr(agent, attribute)), saved[attribute])
+        pairs += [(own[key], found[key]) for key in own]
+    for old, new in pairs:
+        old.copy_(new)
 
 
 def _weights(module: Module) -> dict[str, Any]:
@@ -164,15 +166,6 @@ def _is_weight(name: str) -> bool:
     """Check that a dotted name of a state is no optimizer's or counter's."""
     parts = name.split(".")
     return not any(p == "opt" or p.endswith("_opt") or p == "updates" for p in parts)
-
-
-@torch.no_grad()
-def _copy(own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    for name, value in own.items():
-        if isinstance(value, Tensor):
-            value.copy_(found[name])
-        else:
-            _copy(value, found[name])
 
 
 def _other_shape(agent: "Agent", logdir: Path, error: Misfit) -> UsageError:
