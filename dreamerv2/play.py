@@ -116,7 +116,6 @@ def make_player(
         source,
         GameKeys(spaces[1]["action"], names),
         step_rate(config.task, config.action_repeat, env),
-        spaces[1]["action"],
         scale,
     )
 

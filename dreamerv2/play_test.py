@@ -92,12 +92,10 @@ class EnvPlayer(KeyPlayer):
         scale: int,
     ):
         super().__init__(keys, rate)
-        self.control = "person"  # Or random.
         self.view = "both"  # Or screen, or agent.
         self.saved = 0
         self._env = env
         self._replay = replay
-        self._space = env.act_space["action"]
         self._episode: list[dict[str, np.ndarray]] = []
         _let_render(env)
         toggle = self._toggle
@@ -121,7 +119,7 @@ class EnvPlayer(KeyPlayer):
         self._keep()
         self.obs = self._env.reset()
         self.total = 0.0
-        self.action = np.zeros(self._space.shape, self._space.dtype)
+        self.action = np.zeros(self.game_keys.space.shape, np.float32)
         self._episode = [self._transition()]
         self.picture = self._render()
 
@@ -129,8 +127,7 @@ class EnvPlayer(KeyPlayer):
         if self.obs["is_last"]:
             self._begin()
             return
-        chosen = self._person() if self.control == "person" else self._space.sample()
-        self.action = chosen.astype(np.float32)
+        self.action = self._by_hand()
         self.obs = self._env.step({"action": self.action})
         self.total += float(self.obs["reward"])
         self._episode.append(self._transition())

@@ -77,8 +77,6 @@ class DreamPlayer(KeyPlayer):
     In the real game the model sees each frame; a dream is imagined from the actions
     alone. The real game goes on beside it with the same actions, to be compared with,
     and stands still once the dream was rewound or the game is over.
-
-    space: of the actions, to draw random ones from. The rest: see KeyPlayer and Canvas.
     """
 
     HINT = "i dream    n four futures    k play yourself    p pause    F1 all keys"
@@ -90,11 +88,10 @@ class DreamPlayer(KeyPlayer):
     def __init__(
         self,
         stepper: Stepper,
-        source: Any,
+        source: EnvSource | EpisodeSource,
         keys: GameKeys,
         rate: float,
-        space: Any,
-        scale: int = 5,
+        scale: int,
     ):
         super().__init__(keys, rate)
         self.control = "agent"  # Or person, or random.
@@ -103,7 +100,6 @@ class DreamPlayer(KeyPlayer):
         self.parted = False  # The real game stands still.
         self._stepper = stepper
         self._source = source
-        self._space = space
         self._history: deque[tuple[State, np.ndarray]] = deque(maxlen=self.MEMORY)
         toggle = self._toggle
         self.commands = {
@@ -168,8 +164,7 @@ class DreamPlayer(KeyPlayer):
         """Choose actions (B, A) in B states."""
         if self.control == "agent":
             return self._stepper.act(state)
-        chosen = self._person() if self.control == "person" else self._space.sample()
-        return np.repeat(chosen.astype(np.float32)[None], len(state["deter"]), 0)
+        return np.repeat(self._by_hand()[None], len(state["deter"]), 0)
 
     def _real_step(self, action: np.ndarray) -> None:
         """Step the game, and the model that looks at it."""

@@ -48,7 +48,7 @@ class GameKeys:
     """
 
     def __init__(self, space: Any, names: Sequence[str] = ()):
-        self._space = space
+        self.space = space
         self._discrete = bool(getattr(space, "discrete", False))
         (count,) = space.shape
         if self._discrete:
@@ -95,8 +95,8 @@ class GameKeys:
         return rows
 
     def _continuous(self, held: set[str]) -> np.ndarray:
-        low = np.where(np.isfinite(self._space.low), self._space.low, -1)
-        high = np.where(np.isfinite(self._space.high), self._space.high, 1)
+        low = np.where(np.isfinite(self.space.low), self.space.low, -1)
+        high = np.where(np.isfinite(self.space.high), self.space.high, 1)
         action = np.clip(np.zeros(len(self._pairs)), low, high)
         for index, (less, more) in enumerate(self._pairs):
             if (less in held) != (more in held):

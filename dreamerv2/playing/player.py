@@ -24,6 +24,7 @@ class KeyPlayer(ABC):
     """
 
     canvas: Canvas  # Made by the subclass, when it has seen the game's screen.
+    control = "person"  # Or random.
 
     HINT = "F1 shows the keys."  # The note at the beginning.
     NOTE_SECONDS, FADE_SECONDS = 6.0, 3.0  # A note stays, then fades.
@@ -31,9 +32,7 @@ class KeyPlayer(ABC):
     def __init__(self, keys: GameKeys, rate: float):
         self.game_keys = keys
         self.rate = rate
-        self.paused = False
-        self.help = False
-        self.done = False
+        self.paused = self.help = self.done = False
         self.steps = 0
         self._speed = SPEEDS.index(1.0)
         self._single = False
@@ -125,8 +124,10 @@ class KeyPlayer(ABC):
     def _scene(self) -> Scene:
         """Describe what is to be seen now."""
 
-    def _person(self) -> np.ndarray:
-        """Return the action (A,) of the keys that are held, or were tapped."""
+    def _by_hand(self) -> np.ndarray:
+        """Return an action (A,) float32 of keys held or tapped, or a random one."""
+        if self.control == "random":
+            return self.game_keys.space.sample().astype(np.float32)
         return self.game_keys.action(self._held | self._tapped)
 
     def _pace(self) -> str:
