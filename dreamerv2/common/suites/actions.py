@@ -42,6 +42,8 @@ class FlatAction:
                 "agent has actions of one kind: wrap the environment so that they are "
                 "all boxes or all discrete."
             )
+        sizes = [np.prod(leaf.shape or (), dtype=int) for leaf in self._leaves]
+        self._cuts = np.cumsum(sizes)[:-1]
         self.space: Box | Discrete = self._box() if self._boxes else self._discrete()
 
     def __call__(self, action: Any) -> Any:
@@ -50,8 +52,7 @@ class FlatAction:
             flat = np.asarray(action, np.float64).reshape(-1)
         else:
             flat = np.array(np.unravel_index(int(action), self._sizes))
-        sizes = [int(np.prod(leaf.shape or ())) for leaf in self._leaves]
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        parts = np.split(flat, self._cuts)
         make = _boxed if self._boxes else _chosen
         values = map(make, self._leaves, parts)
         return nest(self._nested, values)

@@ -84,6 +84,8 @@ def read_reward(value: Any) -> float:
 
 def read_flag(name: str, value: Any) -> bool:
     """Return True or False; UsageError for what is neither."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     with contextlib.suppress(Exception):
         array = np.asarray(value)
         if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
