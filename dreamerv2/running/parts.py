@@ -9,6 +9,7 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.malloc import keep_freed_memory
 from dreamerv2.common.episodes.memory import warn_if_too_big
+from dreamerv2.common.episodes.minari import is_minari, write_minari
 from dreamerv2.common.episodes.offline import Recordings, find_episodes
 from dreamerv2.common.episodes.sampling import Dataset
 from dreamerv2.common.logger import JSONLOutput, Logger, Output, TerminalOutput
@@ -70,6 +71,8 @@ def open_recordings(config: Config, folder: Path, resumed: bool) -> Recordings |
     """Open the recorded episodes of offline training; None for a run that plays."""
     if not config.offline:
         return None
+    if not resumed and is_minari(config.offline):
+        return Recordings(write_minari(config.offline, folder / "minari_episodes"))
     return Recordings(find_episodes(folder if resumed else config.offline))
 
 

@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+from run_tools import TINY, ok, train_here
 
+from dreamerv2.common.episodes import minari as minari_module
 from dreamerv2.common.episodes import recording
 from dreamerv2.common.episodes.files import EpisodeFiles
 from dreamerv2.common.episodes.offline import Recordings, find_episodes
@@ -299,3 +302,75 @@ def test_keys_for_people_may_be_anything(tmp_path):
 def test_paths_of_files_are_told_in_full(tmp_path):
     told = refusal(tmp_path / "a b", episode(reward=np.full(6, np.nan)))
     assert str(Path("a b") / "ep0.npz") in told
+
+
+@pytest.fixture
+def minari_id(tmp_path, monkeypatch):
+    """A dataset of two episodes of CartPole, of 7 and 9 steps, made on the spot."""
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    env = gymnasium.make("CartPole-v1", max_episode_steps=9)
+    played, buffers = [], []
+    for seed, length in enumerate((7, 9)):
+        obs, _ = env.reset(seed=seed)
+        steps = [(obs, None, 0.0)]
+        for t in range(length):
+            obs, reward, *_ = env.step(t % 2)
+            steps.append((obs, t % 2, reward))
+        played.append(steps)
+        buffers.append(
+            minari.data_collector.EpisodeBuffer(
+                id=seed,
+                observations=np.stack([obs for obs, _, _ in steps]),
+                actions=np.array([action for _, action, _ in steps[1:]]),
+                rewards=[reward for _, _, reward in steps[1:]],
+                terminations=[False] * length,
+                truncations=[False] * (length - 1) + [True],
+            )
+        )
+    minari.create_dataset_from_buffers("cartpole/wobble-v0", buffers, env=env)
+    env.close()
+    return "cartpole/wobble-v0", played
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_a_minari_dataset_is_learned_from_by_its_id(minari_id, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, played = minari_id
+    flags = [*TINY, "--configs", "gym", "--task", "gym_CartPole-v1", "--steps", "2"]
+    logdir = tmp_path / "run"
+    ok(train_here(*flags, "--offline", name, "--logdir", logdir))
+    stored = [np.load(p) for p in sorted((logdir / "minari_episodes").glob("*.npz"))]
+    assert len(stored) == 2
+    for episode, steps in zip(stored, played, strict=True):
+        np.testing.assert_array_equal(episode["vector"], [obs for obs, _, _ in steps])
+        one_hot = [np.eye(2)[a] if a is not None else [0, 0] for _, a, _ in steps]
+        np.testing.assert_array_equal(episode["action"], one_hot)
+        np.testing.assert_array_equal(episode["reward"], [r for _, _, r in steps])
+        assert episode["is_first"].tolist() == [True] + [False] * (len(steps) - 1)
+        assert episode["is_last"].nonzero()[0].tolist() == [len(steps) - 1]
+        assert not episode["is_terminal"].any()  # Both were cut off.
+    # The same command goes on with the episodes that were taken in.
+    flags[-1] = "3"
+    ok(train_here(*flags, "--offline", name, "--logdir", logdir))
+
+
+def test_continuous_actions_of_minari_are_scaled_from_their_bounds():
+    space = gymnasium.spaces.Box(np.float32([0, -2]), np.float32([10, 2]))
+    actions = np.float32([[0, -2], [5, 0], [10, 2], [2.5, 1]])
+    scaled = minari_module._actions(actions, space)
+    np.testing.assert_allclose(
+        scaled, [[0, 0], [-1, -1], [0, 0], [1, 1], [-0.5, 0.5]], atol=1e-6
+    )
+
+
+def test_an_unknown_dataset_is_one_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.setattr("minari.load_dataset", _unknown)
+    with pytest.raises(UsageError, match=r"Minari does not give .*a/b-v0 \(no such\)"):
+        minari_module.write_minari("a/b-v0", tmp_path)
+    assert not minari_module.is_minari(str(tmp_path))
+
+
+def _unknown(name, download):
+    raise ValueError("no such")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamerv2.common.config import Config, Leaf, read_yaml
+from dreamerv2.common.episodes.minari import is_minari
 from dreamerv2.common.errors import UsageError
 
 PATHS = ("logdir", "load", "offline")
@@ -106,6 +107,8 @@ def checked(config: Config) -> Config:
         if conflict(config):
             raise UsageError(sentence)
     paths = {key: os.path.expanduser(config[key]) for key in PATHS if config[key]}
+    if is_minari(config.offline):
+        del paths["offline"]
     return config.update({key: Path(path).absolute() for key, path in paths.items()})
 
 
