@@ -257,13 +257,8 @@ class DreamPlayer(KeyPlayer):
         title = f"{self._source.title}   step {self.game_step}{over}"
         if self.dreaming:
             title = f"DREAM   {self.dream_step} steps without looking"
-        return Scene(
-            title + self._pace(),
-            DREAM if self.dreaming else REAL,
-            self._panes(),
-            self._cells(),
-            self.note,
-        )
+        title, color = title + self._pace(), DREAM if self.dreaming else REAL
+        return Scene(title, color, self._panes(), self._cells(), self.note)
 
     def _panes(self) -> list[tuple[str, np.ndarray]]:
         truth, models = self._stepper.picture(self.obs), self.reading.images

@@ -173,8 +173,17 @@ class Script:
     """
 
     def __init__(self, text: str = ""):
-        words = map(_parse, text.split())
-        self._presses = sorted(words, key=lambda press: press.step)
+        self._presses: list[Press] = []
+        for word in text.split():
+            match = re.fullmatch(r"(?:(\d+):)?(.|[A-Za-z]\w*?)(?:\*(\d+))?", word)
+            key = canonical(match[2]) if match else ""
+            if key not in _KNOWN or match[3] == "0":
+                raise UsageError(
+                    f"--keys has the word {word!r}: expected KEY, STEP:KEY or "
+                    f"STEP:KEY*STEPS, with a key of {' '.join(_KNOWN)}."
+                )
+            self._presses.append(Press(int(match[1] or 0), key, int(match[3] or 1)))
+        self._presses.sort(key=lambda press: press.step)
 
     @property
     def last(self) -> int:
@@ -190,14 +199,3 @@ class Script:
         for key in pressed:
             player.press(key)
         return pressed
-
-
-def _parse(word: str) -> Press:
-    match = re.fullmatch(r"(?:(\d+):)?(.|[A-Za-z]\w*?)(?:\*(\d+))?", word)
-    key = canonical(match[2]) if match else ""
-    if not match or key not in _KNOWN or match[3] == "0":
-        raise UsageError(
-            f"--keys has the word {word!r}: expected KEY, STEP:KEY or STEP:KEY*STEPS, "
-            f"with a key of {' '.join(_KNOWN)}."
-        )
-    return Press(int(match[1] or 0), key, int(match[3] or 1))

@@ -168,7 +168,7 @@ def _commit() -> str:
     """Return the commit of the clone that this is run from; empty if it is none."""
     command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # No git.
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # No git.
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip()

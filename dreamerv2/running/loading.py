@@ -128,10 +128,9 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
 
 def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
     """Check that both agents have the part, of one kind if it is an exploration."""
-    if attribute != "expl_behavior":
-        return True
     names = set(agent.expl_behavior.parts)
-    return bool(names) and names == set(saved.get(attribute, {}))
+    same = bool(names) and names == set(saved.get("expl_behavior", {}))
+    return same or attribute != "expl_behavior"
 
 
 @torch.no_grad()

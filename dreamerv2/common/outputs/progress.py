@@ -70,7 +70,7 @@ class TerminalBar:
             rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
-            _RateColumn(unit),
+            _RateColumn(),
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("left"),
             rich_progress.TimeRemainingColumn(),
@@ -78,8 +78,8 @@ class TerminalBar:
             refresh_per_second=4,  # each refresh takes time from the training
             speed_estimate_period=60,
         )
-        total = None if total is None else int(total)
-        self._task = self._progress.add_task(title, total=total, completed=int(start))
+        count = {"total": total and int(total), "completed": int(start)}
+        self._task = self._progress.add_task(title, **count, unit=unit)
         self._progress.start()
 
     def advance(self, amount: float = 1) -> None:
@@ -93,13 +93,9 @@ class TerminalBar:
 
 
 class _RateColumn(rich_progress.ProgressColumn):
-    def __init__(self, unit: str):
-        super().__init__()
-        self._unit = unit
-
     def render(self, task: rich_progress.Task) -> Text:
         speed = task.finished_speed or task.speed
-        text = f"{format_rate(speed)} {self._unit}/s" if speed else ""
+        text = f"{format_rate(speed)} {task.fields['unit']}/s" if speed else ""
         return Text(text, style="progress.data.speed")
 
 

@@ -39,10 +39,8 @@ GROUPS = {"time": r"time_.*", "replay": r"(train|eval)_loaded_.*"}
 
 def scalar_tag(name: str) -> str:
     """A scalar's name in TensorBoard, `GROUP/NAME`: `scalars/kl_loss`."""
-    for group, pattern in GROUPS.items():
-        if re.fullmatch(pattern, name):
-            return f"{group}/{name}"
-    return f"scalars/{name}"
+    found = (group for group, regex in GROUPS.items() if re.fullmatch(regex, name))
+    return f"{next(found, 'scalars')}/{name}"
 
 
 def make_outputs(
