@@ -78,7 +78,6 @@ class EnvPlayer(KeyPlayer):
 
     replay: gets each episode when it ends, and at the end the last one, cut short, as
       by a time limit; None keeps none.
-    keys, rate, scale: see KeyPlayer and Canvas.
     """
 
     HINT = "arrows and space play    l random    p pause    + - speed    F1 all keys"

@@ -1,10 +1,8 @@
 """Metrics: gathered without waiting for the device, written out now and then.
 
-The Logger keeps what it is given until `write`, brings it to the host in one go, and
-hands it to its outputs. An output is any callable that takes a list of
-`(step, name, value)`, where a value is a numpy array whose number of dimensions says
-what it is: 0 for a scalar, 1 for the samples of a histogram, 3 for an image (H, W, C),
-4 for a video (T, H, W, C), the last two uint8 with C 1 or 3.
+An output is any callable that takes a list of `(step, name, value)`, where a value is
+an array: of shape () a scalar, (N,) the samples of a histogram, (H, W, C) an image,
+(T, H, W, C) a video, the last two uint8 with C 1 or 3.
 """
 
 import contextlib
@@ -57,9 +55,8 @@ class Logger:
     def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
         """Add several values at once, each by its number of dimensions.
 
-        Without dimensions it is a scalar, with 2 or 3 an image, with 4 or 5 a video.
-        (A batch of images goes to `image`, a video without channels to `video`.)
-        ValueError names a value that is none of these. A prefix gets an underscore.
+        With 0 it is a scalar, with 2 or 3 an image, with 4 or 5 a video; ValueError for
+        others, as a batch of images or a gray video. A prefix gets an underscore.
         """
         kinds = [self.scalar, None, self.image, self.image, self.video, self.video]
         for name, value in mapping.items():
@@ -110,8 +107,7 @@ class Logger:
     def write(self, fps: bool = False) -> None:
         """Give everything since the last call to the outputs, at the current step.
 
-        fps: add a scalar of that name: frames per second since the last write that had
-          one, or since the clock was started.
+        fps: add a scalar `fps`: frames per second since the last one, or the start.
         """
         if fps:
             last_time, last_frames = self._last_time, self._last_frames

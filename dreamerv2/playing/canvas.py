@@ -16,10 +16,8 @@ GAP = 8
 class Scene:
     """All that is to be seen at a moment.
 
-    panes: (caption, picture) side by side. Captions have up to two lines; pictures are
-      (H, W) or (H, W, 1 or 3) uint8.
+    panes: captions of up to two lines, and pictures (H, W) or (H, W, 1 or 3) uint8.
     cells: (name, value) of the strip below them.
-    note, fade: one line at the bottom, and how much of it has faded, 0 to 1.
     help: (keys, meaning) in place of the panes, if there are any.
     """
 
@@ -28,7 +26,7 @@ class Scene:
     panes: Sequence[tuple[str, np.ndarray]]
     cells: Sequence[tuple[str, str]]
     note: str = ""
-    fade: float = 0.0
+    fade: float = 0.0  # How much of the note has faded, 0 to 1.
     help: Sequence[tuple[str, str]] = ()
 
 

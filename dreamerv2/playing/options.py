@@ -42,7 +42,6 @@ def run_command(
 ) -> int:
     """Run play.py or play_test.py; return the exit code: 2 for what the user can mend.
 
-    name, doc: for messages and for --help.
     options: name -> (default, meaning), beside the flags of the run's config.
     make: takes the options' values and other arguments; gives player and title.
     """

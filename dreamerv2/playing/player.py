@@ -1,7 +1,4 @@
-"""What play.py and play_test.py share: keys, pause, speed; a frame and a strip.
-
-No screen is needed here: window.py drives these objects from a window or a script.
-"""
+"""What play.py and play_test.py share, without a screen: keys, pause, speed, frame."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

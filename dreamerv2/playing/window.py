@@ -32,8 +32,7 @@ def play(
 ) -> None:
     """Play until the person leaves, or for `steps` steps (0: no limit).
 
-    record: a .gif or .mp4 file gets a frame for each step, at the game's rate; a .png
-      file the last frame.
+    A .gif or .mp4 file to `record` to gets a frame for each step, a .png the last one.
     UsageError for a file that cannot be written, and without pygame or a screen.
     """
     if headless and not steps:

@@ -45,8 +45,7 @@ def export_run(
 ) -> ExportedAgent:
     """Export the agent of a run, as it was at the last checkpoint.
 
-    folder: where the three files go; it is made if it is missing.
-    name: of the files; by default the task's without its suite.
+    folder, name: of the three files; by default, the task's name without its suite.
     episode: an .npz file whose beginning dreams can start from; by default the newest
       of the run's evaluations, else of its training.
     story: plain values for people, such as hours=2.5 and score={...}; version, commit

@@ -1,7 +1,6 @@
 """How far a long piece of work has come: a bar on a terminal, lines elsewhere.
 
-with progress("Prefill", total=10000, start=2000) as bar:
-    bar.advance(1)
+Use: with progress("Prefill", total=10000, start=2000) as bar: bar.advance(1)
 """
 
 import contextlib
@@ -31,14 +30,12 @@ def progress(
     """Show the progress of the work inside the `with` block.
 
     On a terminal this is one moving bar with rate and time left, and what is printed
-    meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal), where rich
-    shows nothing until the end, it is a line at the start, one at the end, and between
-    them lines after 10, 20, 40, ... seconds, at least one every ten minutes.
+    meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal) it is a line
+    at the start, one at the end, and between them lines after 10, 20, 40, ... seconds,
+    at least one every ten minutes.
 
-    total: the count at which it is done; None if nobody knows.
+    total: the count, in `unit`, at which it is done; None if nobody knows.
     start: the count at the beginning, when earlier work is resumed.
-    unit: what is counted, for the rate.
-    console: where to show it; standard output by default.
     """
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.

@@ -28,10 +28,9 @@ def save_stills(
 ) -> list[Path]:
     """Write `NAME_STEP.png` for each video and vector, or UsageError; return the paths.
 
-    frames: the step in the names, in frames.
-    videos: what Agent.report returns, (T, 3*H, count*W, C) in [0, 1], with `count`
-      sequences side by side.
-    vectors: what Agent.report_vectors returns, truth and model (count, T, D).
+    frames: the step in the names.
+    videos: of Agent.report, (T, 3*H, count*W, C) in [0, 1].
+    vectors: of Agent.report_vectors, truth and model (count, T, D).
     """
     images = {name: video_still(video, count) for name, video in videos.items()}
     for key, (truth, model) in vectors.items():
