@@ -83,12 +83,7 @@ class EnvPlayer(KeyPlayer):
     HINT = "arrows and space play    l random    p pause    + - speed    F1 all keys"
 
     def __init__(
-        self,
-        env: Any,
-        keys: GameKeys,
-        rate: float,
-        replay: Replay | None,
-        scale: int,
+        self, env: Any, keys: GameKeys, rate: float, replay: Replay | None, scale: int
     ):
         super().__init__(keys, rate)
         self.view = "both"  # Or screen, or agent.
