@@ -8,10 +8,12 @@ import os
 import re
 import shlex
 import sys
+import types
 from pathlib import Path
 
 import pytest
 from docs_tools import BEGIN, PAGE, keys_table
+from run_tools import CATCH, ok, series, train_here
 
 from dreamerv2 import api, evaluate, play, play_test
 from dreamerv2.common import plot
@@ -146,6 +148,8 @@ def check_script(path, words):
 
 def check(line):
     words = shlex.split(line, comments=True)
+    while re.match(r"[A-Z]+=", words[0]):  # Variables before the command.
+        words = words[1:]
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text()
         targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
@@ -211,3 +215,49 @@ def test_flags_in_the_text_are_known():
 
 def test_the_table_of_keys_is_the_configurations():
     assert PAGE.read_text().partition(BEGIN)[2].strip() == keys_table().strip()
+
+
+class FakeMLflow(types.ModuleType):
+    """Stands for the package: runs by id, each with its settings and metrics."""
+
+    def __init__(self):
+        super().__init__("mlflow")
+        self.runs, self.now = {}, None
+
+    def set_experiment(self, name):
+        self.experiment = name
+
+    def start_run(self, run_id=None, run_name=None):
+        self.now = run_id or f"{run_name}-{len(self.runs)}"
+        self.runs.setdefault(self.now, {"metrics": []})
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id=self.now))
+
+    def log_params(self, params):
+        assert "params" not in self.runs[self.now]  # They may not change.
+        self.runs[self.now]["params"] = params
+
+    def log_metric(self, key, value, step):
+        self.runs[self.now]["metrics"].append((step, key, value))
+
+    def end_run(self):
+        self.now = None
+
+
+def test_the_output_that_the_docs_show_takes_the_metrics_of_a_run_that_resumes(
+    tmp_path, monkeypatch
+):
+    shown, _ = blocks(ROOT / "docs" / "outputs.md", "python")
+    (tmp_path / "shown_output.py").write_text(shown)
+    monkeypatch.syspath_prepend(tmp_path)
+    mlflow = FakeMLflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    logdir = tmp_path / "catch"
+    flags = [*CATCH, "--logger", "shown_output:MLflow", "--logdir", logdir]
+    ok(train_here(*flags, "--steps", 25))
+    ok(train_here(*flags, "--steps", 30))
+    (run,) = mlflow.runs.values()
+    assert mlflow.experiment == "toy_catch" and mlflow.now is None
+    assert run["params"]["steps"] == 25 and run["params"]["rssm.deter"] == 8
+    for key in ("eval_return", "model_loss"):
+        logged = [(step, value) for step, name, value in run["metrics"] if name == key]
+        assert logged == series(logdir, key) and logged[-1][0] > 25
