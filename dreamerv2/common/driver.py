@@ -32,8 +32,7 @@ class Driver:
         action   0     a_0    a_1        a_(T-1)   a_t was chosen at o_t
 
     Callbacks get a transition, or an episode as a dict of stacked (T+1, ...) arrays,
-    and `worker=i`, the index of the environment. Dtypes are what the environments and
-    the policy give.
+    and the environment's index as `worker`. Dtypes are as given.
 
     An environment's reset and step return the observation, or (see Async) a function
     that waits for it, called only after all environments have been started.
@@ -54,10 +53,7 @@ class Driver:
         self._replace = replace or _refuse
         self._timer = timer or (lambda name: contextlib.nullcontext())
         self._no_actions = [
-            {
-                k: np.zeros(space.shape, space.dtype)
-                for k, space in env.act_space.items()
-            }
+            {k: np.zeros(v.shape, v.dtype) for k, v in env.act_space.items()}
             for env in self._envs
         ]
         self._on_step: list[Callable[..., Any]] = []
@@ -125,8 +121,7 @@ class Driver:
                 finished[i] += int(bool(self._obs[i]["is_last"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return observations, unfinished episodes and the policy's state, as they are
-        between two calls; the environments' own states belong with it."""
+        """Return all but the environments' own states, between two calls."""
         return {
             "obs": [ob and dict(ob) for ob in self._obs],
             "episodes": [_stack(episode) for episode in self._episodes],

@@ -51,12 +51,10 @@ def plot(args: argparse.Namespace) -> list[Path]:
     axes, patterns = (args.xaxis, args.yaxis), (args.tasks, args.methods)
     runs = load_runs(args.indir, *axes, *patterns, args.prefix, args.maxval, _warn)
     data = summarize(rename(runs, args.labels, args.xmult), args)
-    outdir = args.outdir
-    if args.subdir:
-        outdir = outdir / (args.indir[0].resolve().name or "root")
+    subdir = (args.indir[0].resolve().name or "root") if args.subdir else ""
     methods = {run.method for run in runs}
     print(f"Runs: {len(runs)}, methods: {len(methods)}, tasks: {len(data['tasks'])}.")
-    return save(data, args, outdir)
+    return save(data, args, args.outdir / subdir)
 
 
 def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> list[Path]:
@@ -93,11 +91,10 @@ def rename(
 
 
 def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, Any]:
-    """Return every number that is drawn: what curves.json holds.
+    """Return every number that is drawn, as in curves.json.
 
-    `tasks`: per task, `methods` with x, middle, low, high, mean, std, min, max, seeds
-    (how many have a value), runs (each seed's values); `published` curves; and
-    `baselines`. `stats`: per aggregate, the same with x, y and the tasks in it.
+    `tasks`: per task, `methods` as by `describe`, `published` curves, and `baselines`.
+    `stats`: per aggregate, the same with x, y and the tasks in it.
     """
     width = nice_width(runs) if args.bins < 0 else args.bins
     baselines = scores.load_baselines() if args.baselines else {}
@@ -129,7 +126,8 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
 
 
 def describe(runs: Sequence[LoggedRun], width: float, agg: str) -> dict[str, Any]:
-    """Return the numbers of one method on one task."""
+    """Return the numbers of one method on one task: arrays (G,), of which `seeds` is
+    how many have a value, and each seed's values in `runs`."""
     curve = make_curve(runs, width)
     middle, low, high = curve.spread(agg if agg != "none" else "mean")
     mean, _, above = curve.spread("std1")
@@ -218,10 +216,9 @@ def load_published(
     if xaxis != "step" or yaxis not in ("eval_return", "train_return"):
         return {}
     is_eval = yaxis == "eval_return"
-    name = "dreamerv2" if is_eval else "reference"
-    if name not in names:
-        return {}
     load = scores.load_published if is_eval else scores.load_reference_episodes
+    if ("dreamerv2" if is_eval else "reference") not in names:
+        return {}
     return {
         task: {k: {**curve, "x": curve["x"] * xmult} for k, curve in curves.items()}
         for task, curves in load().items()

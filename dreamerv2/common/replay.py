@@ -20,9 +20,8 @@ class Replay:
     """Episodes on disk and in memory.
 
     Index t of an episode holds observation t and the action that led to it; index 0 is
-    the reset, with a zero action. So an episode of n steps has n + 1 transitions. It is
-    n that is in its file's name, counts in `stats` and is compared with minlen and
-    capacity; sequences are cut from the n + 1 transitions.
+    the reset, with a zero action. Sequences are cut from the n + 1 transitions of an
+    episode of n steps; n is in its file's name, `stats`, minlen and capacity.
 
     directory: holds one file per episode; those found there are loaded.
     capacity: steps to draw from; the oldest episodes leave, but for the newest one, and
@@ -86,15 +85,17 @@ class Replay:
     def add_step(self, transition: Mapping[str, Any], worker: int = 0) -> None:
         """Add one transition; at is_last, its episode is saved and can be drawn from.
 
-        An is_first while the worker has an unfinished episode drops that one, since
-        nothing will ever finish it.
+        An is_first drops the unfinished episode of the worker, if it has one.
         """
         step = {k: convert(k, transition[k]) for k in stored_keys(transition)}
         if missing := {"is_first", "is_last"} - step.keys():
             raise UsageError(f"The environment's steps lack {sorted(missing)}.")
         with self._lock:
             if step["is_first"]:
-                self._begin(step, worker)
+                if dropped := self._unfinished.pop(worker, None):
+                    dropped.name = None
+                self._store.check({k: v[None] for k, v in step.items()})
+                self._unfinished[worker] = Episode(name=_unfinished_name(worker))
             elif worker not in self._unfinished:
                 raise UsageError(
                     f"The first step of environment {worker} has is_first False; reset "
@@ -217,12 +218,6 @@ class Replay:
         """Draw no more from an episode whose file turned out to be lost; say so."""
         with self._lock:
             self._store.forget(error)
-
-    def _begin(self, step: Arrays, worker: int) -> None:
-        if dropped := self._unfinished.pop(worker, None):
-            dropped.name = None
-        self._store.check({k: v[None] for k, v in step.items()})
-        self._unfinished[worker] = Episode(name=_unfinished_name(worker))
 
     def _restore(self, worker: int, arrays: Arrays, unfinished: bool) -> None:
         """Take back an episode that had no file when the state was taken."""

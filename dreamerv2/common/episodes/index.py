@@ -23,7 +23,7 @@ Signature = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class Entry(NamedTuple):
-    """A file that was found whole, or written: its size, time and signature."""
+    """A file that was found whole, or written."""
 
     size: int
     mtime_ns: int

@@ -10,12 +10,10 @@ import numpy as np
 from dreamerv2.common.episodes.episode import stored_keys
 
 _MEMINFO = Path("/proc/meminfo")
+_V1 = "/sys/fs/cgroup/memory/memory"
 _CGROUPS = (  # The limit of a container and what it uses, versions 2 and 1.
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+    (f"{_V1}.limit_in_bytes", f"{_V1}.usage_in_bytes"),
 )
 
 

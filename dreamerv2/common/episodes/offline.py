@@ -57,11 +57,9 @@ class _Facts(NamedTuple):
 class Recordings:
     """Episodes in .npz files, all read and checked before anything is learned.
 
-    Whether actions are discrete, and in which form, is decided over all files. Files
-    that a run wrote and that are damaged are left to its replay, which sets them aside.
-    `spaces` are those of observations and actions, as of an environment.
-
-    Raises UsageError that names the file and the key that do not fit.
+    Whether actions are discrete, and in which form, is decided over all files. Damaged
+    ones of a run are left to its replay, which sets them aside. `spaces` are those of
+    observations and actions. UsageError names the file and the key that do not fit.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -99,13 +97,10 @@ class Recordings:
         return {key: np.require(value, None, "W") for key, value in arrays.items()}
 
     def take_in(self, target: Path) -> int:
-        """Put the episodes into the folder of a run; return how many.
+        """Put the episodes that the folder of a run lacks into it; return how many.
 
-        The source is left as it is. Files in stored form that are named as a replay
-        names them get a second name there (or a copy, where the disk knows no links),
-        others are written anew. What is in the target already is not taken again.
-
-        Raises UsageError if they cannot be written.
+        Files in a replay's form and of such a name are linked (or copied, where the
+        disk knows no links), others are written anew. UsageError if that fails.
         """
         try:
             target.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,16 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from dreamerv2.common.episodes.episode import Episode
 from dreamerv2.common.episodes.files import Arrays
 from dreamerv2.common.episodes.npz import EpisodeLostError
+
+if TYPE_CHECKING:
+    from dreamerv2.common.replay import Replay
 
 
 def draw_sequence(
@@ -54,15 +57,6 @@ class Piece(NamedTuple):
 PlannedRow = list[Piece]
 
 
-class Source(Protocol):
-    """Where a Dataset gets its sequences from: a Replay, where these are explained."""
-
-    def draw(self, rng: np.random.Generator) -> tuple[Episode, int, int]: ...
-    def find(self, name: str) -> Episode | None: ...
-    def read(self, episode: Episode) -> Arrays: ...  # In the background, too.
-    def forget(self, error: EpisodeLostError) -> None: ...
-
-
 class Dataset:
     """Endless iterator over batches: dicts of new arrays (B, T, ...).
 
@@ -81,7 +75,7 @@ class Dataset:
 
     def __init__(
         self,
-        source: Source,
+        source: "Replay",
         batch: int,
         length: int,
         seed: int | list[int] = 0,

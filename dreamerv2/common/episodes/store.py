@@ -21,9 +21,8 @@ class Store:
     totals count what is on disk, too, but for what is held back. Only `read` is
     thread-safe: a replay has a lock around the rest.
 
-    In memory, all is read and checked at once: two million Atari steps take some ten
-    seconds. A file that is mapped is checked when it is first drawn from, and until
-    then the index says what is in it.
+    In memory, all is read and checked at once: two million Atari steps in ten seconds.
+    Mapped files are checked when first drawn from; the index says what is in them.
     """
 
     def __init__(

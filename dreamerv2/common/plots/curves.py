@@ -107,9 +107,9 @@ def load_runs(
             warn(f"Left out {run.path}: it has no {yaxis!r} by {xaxis!r}.")
 
     def order(run: LoggedRun) -> tuple:
+        task, method = natural(run.task), natural(run.method)
         ranks = _rank(tasks, run.task), _rank(methods, run.method)
-        named = natural(run.task), natural(run.method), natural(run.seed)
-        return ranks[0], named[0], ranks[1], *named[1:]
+        return ranks[0], task, ranks[1], method, natural(run.seed)
 
     return sorted(runs, key=order)
 
@@ -155,7 +155,7 @@ def read_run(
 ) -> tuple[LoggedRun, set[str]]:
     """Read a run's points; return them and the names of all metrics. Lines that are no
     JSON (cut short by a kill) are left out with a word, null and NaN without one."""
-    x, y, names, broken = [], [], set(), 0
+    points, names, broken = [], set(), 0
     try:
         content = run.path.read_bytes()
     except OSError as error:
@@ -165,17 +165,14 @@ def read_run(
         try:
             metrics = json.loads(line)
             names.update(metrics)
-            point = metrics.get(xaxis), metrics.get(yaxis)
+            points.append((metrics.get(xaxis), metrics.get(yaxis)))
         except (ValueError, AttributeError, TypeError):
             broken += 1
-            continue
-        if all(_is_number(value) for value in point):
-            x.append(point[0])
-            y.append(point[1])
     if broken:
         lines = "a line that is" if broken == 1 else f"{broken} lines that are"
         warn(f"Left out {lines} no JSON, in {run.path}.")
-    x, y = np.array(x, float), np.array(y, float)
+    points = [point for point in points if all(map(_is_number, point))]
+    x, y = np.array(points, float).reshape(-1, 2).T
     kept = np.abs(y) <= maxval if maxval else np.ones(len(y), bool)
     order = np.argsort(x[kept], kind="stable")
     return replace(run, x=x[kept][order], y=y[kept][order]), names

@@ -21,14 +21,10 @@ CONTRAST = (
     "#8c5a2b #e0529c #5b6b00 #555555 #70b0ff #ffa08c"
 ).split()
 PUBLISHED = {"dreamerv2": "DreamerV2 (published)", "reference": "reference (TF2)"}
-STAT_TITLES = {
-    "gamer_median": "Gamer median",
-    "gamer_mean": "Gamer mean",
-    "record_mean": "Record mean",
+STAT_TITLES = {  # Beside those that are their own: Gamer median.
     "clip_record_mean": "Clipped record mean",
     "mean": "Mean over tasks",
     "median": "Median over tasks",
-    "tasks": "Tasks",
 }
 _STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
 
@@ -39,7 +35,9 @@ def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
     Methods may have `points`, too: seed -> x and y (2, N), drawn as dots.
     """
     panels = [*data["tasks"].values(), *data["stats"].values()]
-    titles = [*map(task_title, data["tasks"]), *map(STAT_TITLES.get, data["stats"])]
+    titles = [task_title(task) for task in data["tasks"]]
+    for stat in data["stats"]:
+        titles.append(STAT_TITLES.get(stat, stat.replace("_", " ").capitalize()))
     cols = min(args.cols, len(panels))
     rows = -(-len(panels) // cols)
     methods = list(dict.fromkeys(m for panel in panels for m in panel["methods"]))
@@ -84,8 +82,7 @@ def choose_colors(
 ) -> dict[str, str]:
     """Return a color for each method: the chosen one, or the palette's next.
 
-    Raises UsageError for what is neither a color nor a palette, and for a choice for
-    a method that there is not.
+    Raises UsageError for what is no color, palette or method.
     """
     for method, color in chosen.items():
         if method not in methods:

@@ -1,6 +1,7 @@
 """The command line of plot.py."""
 
 import argparse
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -89,9 +90,9 @@ def _add_look_options(parser: argparse.ArgumentParser) -> None:
         add(f"--{axis}limticks", default=False, **switch)
         ticks = f"ticks on an {axis} axis, about ({number})"
         add(f"--{axis}ticks", default=number, help=ticks, **count)
-    more = {"nargs": "+", "default": []}
-    add("--labels", metavar="METHOD LABEL", help="other names of methods", **more)
-    add("--colors", metavar="METHOD COLOR", help="colors of methods", **more)
+    for what, meaning in (("label", "other names"), ("color", "colors")):
+        more = {"nargs": "+", "default": [], "metavar": f"METHOD {what.upper()}"}
+        add(f"--{what}s", help=f"{meaning} of methods", **more)
     palette = "contrast, a colormap of matplotlib, or colors (contrast)"
     add("--palette", nargs="+", default=["contrast"], help=palette)
     add("--legendcols", default=5, help="columns of the legend, at most (5)", **count)
@@ -111,13 +112,10 @@ def _boolean(text: str) -> bool:
 
 
 def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
-    return value
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
 
 
 def _count(text: str) -> int:
