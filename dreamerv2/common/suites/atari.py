@@ -29,8 +29,8 @@ class Atari:
     frame ignores it with probability 0.25 and repeats what the frame before did
     (`sticky`). A reset plays 1 to `noops` frames of doing nothing. The picture is the
     maximum over the last two frames, since games draw some sprites in every other one,
-    then each pixel of `size` (height, width) is the mean over the area it covers. The
-    loss of a life ends nothing. There is no time limit: see TimeLimit.
+    then each pixel of `size` is the mean over the area it covers. The loss of a life
+    ends nothing, and there is no time limit.
 
     Actions are indexes into the actions that the game uses, or into all 18 with
     `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
@@ -66,17 +66,12 @@ class Atari:
             # repeated is no part of the state that it gives.
             self._ale.setFloat("repeat_action_probability", 0.0)
             self._ale.loadROM(find_rom(name))
-        if all_actions:
-            self._actions = self._ale.getLegalActionSet()
-        else:
-            self._actions = self._ale.getMinimalActionSet()
-        channels = () if grayscale else (3,)
-        screen = (*self._ale.getScreenDims(), *channels)
-        self._grab = (
-            self._ale.getScreenGrayscale if grayscale else self._ale.getScreenRGB
-        )
-        self._frames = np.zeros((2, *screen), np.uint8)
-        self._resize = AreaResize(screen[:2], size)
+        ale, screen = self._ale, self._ale.getScreenDims()
+        actions = ale.getLegalActionSet if all_actions else ale.getMinimalActionSet
+        self._actions = actions()
+        self._grab = ale.getScreenGrayscale if grayscale else ale.getScreenRGB
+        self._frames = np.zeros((2, *screen, *(() if grayscale else (3,))), np.uint8)
+        self._resize = AreaResize(screen, size)
         self._shape = (*size, 1 if grayscale else 3)
         self.obs_space = {
             "image": Box(0, 255, self._shape, np.uint8),

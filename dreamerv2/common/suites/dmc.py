@@ -61,12 +61,8 @@ class DMC:
         self._size = tuple(size)
         self._camera = self.CAMERAS.get(name, 0) if camera == -1 else camera
         spec = self._env.action_spec()
-        self.act_space = {
-            "action": Box(
-                np.broadcast_to(spec.minimum, spec.shape).astype(np.float32),
-                np.broadcast_to(spec.maximum, spec.shape).astype(np.float32),
-            )
-        }
+        ends = [np.broadcast_to(x, spec.shape) for x in (spec.minimum, spec.maximum)]
+        self.act_space = {"action": Box(*(x.astype(np.float32) for x in ends))}
         specs = self._env.observation_spec().items()
         self._spaces = {k: _dmc_space(v) for k, v in specs if v.shape != (0,)}
         self.obs_space = {**self._spaces, **signal_spaces()}

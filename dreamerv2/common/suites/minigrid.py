@@ -26,8 +26,7 @@ class MiniGrid:
     """A task of MiniGrid or BabyAI, of which the agent sees the part before it.
 
     `name` is an id of the package, as in MiniGrid-Empty-5x5-v0; only letters and digits
-    matter, and MiniGrid and the version, of which the last is taken, may be left out:
-    empty_5x5. BabyAI's begin with BabyAI.
+    matter, and MiniGrid and the version may be left out: empty_5x5.
 
     Actions are indexes. Observations, of a view of 7 by 7 fields: `grid` (980,)
     float32, per field its object, colour and state, each one-hot; `direction` (4,)
@@ -46,11 +45,8 @@ class MiniGrid:
         constants = require("minigrid.core.constants", "minigrid")
         self._env = _make(find_grid(name))
         self._seed = seed
-        self._kinds = [
-            len(constants.OBJECT_TO_IDX),
-            len(constants.COLOR_TO_IDX),
-            len(constants.STATE_TO_IDX),
-        ]
+        names = "OBJECT_TO_IDX", "COLOR_TO_IDX", "STATE_TO_IDX"
+        self._kinds = [len(getattr(constants, name)) for name in names]
         view = self._env.observation_space["image"].shape[0]
         self.obs_space = {
             "grid": Box(0, 1, (view * view * sum(self._kinds),), np.float32),
@@ -87,10 +83,8 @@ class MiniGrid:
 
     def _obs(self, obs: dict[str, Any]) -> dict[str, np.ndarray]:
         codes = obs["image"]  # (7, 7, 3): object, colour and state.
-        parts = [
-            np.arange(count) == codes[..., i, None]
-            for i, count in enumerate(self._kinds)
-        ]
+        kinds = enumerate(self._kinds)
+        parts = [np.arange(count) == codes[..., i, None] for i, count in kinds]
         result = {
             "grid": np.concatenate(parts, -1).astype(np.float32).reshape(-1),
             "direction": np.eye(4, dtype=np.float32)[int(obs["direction"])],

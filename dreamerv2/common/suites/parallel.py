@@ -22,14 +22,7 @@ from typing import Any
 import cloudpickle
 
 from dreamerv2.common.errors import UsageError, WorkerFailed, summary
-from dreamerv2.common.suites.interface import (
-    Action,
-    Env,
-    Obs,
-    Spaces,
-    close,
-    state_of,
-)
+from dreamerv2.common.suites.interface import Action, Env, Obs, Spaces, close, state_of
 
 CONSTRUCTION = 120.0  # Seconds that it is given at least: it may have much to load.
 
@@ -74,7 +67,6 @@ class Async:
         self._ticket = 0  # Of the last request; the construction is number 0.
         self._answered = -1  # Ticket of the last answer; they come in order.
         self._replies: dict[int, list[Any]] = {}
-        self._spaces: dict[str, Spaces] = {}
         payload = cloudpickle.dumps(constructor)
         self._conn, self._worker = starters[strategy]()
         # Also ends the worker when this object is collected or the program exits.
@@ -87,15 +79,15 @@ class Async:
             self._end()
             raise
 
-    @property
+    @functools.cached_property
     def obs_space(self) -> Spaces:
         """Return the environment's observation spaces."""
-        return self._space("obs_space")
+        return self.access("obs_space")
 
-    @property
+    @functools.cached_property
     def act_space(self) -> Spaces:
         """Return the environment's action spaces."""
-        return self._space("act_space")
+        return self.access("act_space")
 
     def reset(self) -> Callable[[], Obs]:
         """Start a reset; the promise gives its observation."""
@@ -140,11 +132,6 @@ class Async:
             )
         finally:
             self._end()
-
-    def _space(self, name: str) -> Spaces:
-        if name not in self._spaces:
-            self._spaces[name] = self.access(name)
-        return self._spaces[name]
 
     def _alive(self) -> bool:
         if isinstance(self._worker, subprocess.Popen):
@@ -212,8 +199,7 @@ def _start_thread() -> tuple[Connection, threading.Thread]:
 def _start_process() -> tuple[Connection, subprocess.Popen]:
     """Start an interpreter that serves one; return our end of its pipe, too.
 
-    Not multiprocessing's "spawn": that runs the main script again in every worker,
-    which costs seconds and memory and needs a guard in the user's script.
+    Multiprocessing's "spawn" would run the main script again in every worker.
     """
     if os.name != "posix":
         raise UsageError(

@@ -67,10 +67,8 @@ class Retro:
         self._resize = AreaResize(screen, size)
         self._shape = (*size, 1 if grayscale else 3)
         self._held = 0  # What the last frame did.
-        self.obs_space = {
-            "image": Box(0, 255, self._shape, np.uint8),
-            **signal_spaces(),
-        }
+        image = Box(0, 255, self._shape, np.uint8)
+        self.obs_space = {"image": image, **signal_spaces()}
         self.act_space = {"action": Discrete(int(self._env.action_space.n))}
 
     def reset(self) -> Obs:

@@ -1,7 +1,7 @@
 """Two small tasks of our own, for tests, benchmarks and demonstrations.
 
-Both are seeded, cost microseconds a step, and know their best action (`oracle()`), so
-that what an agent reaches can be placed between random and best possible.
+Both know their best action (`oracle()`), so that what an agent reaches can be placed
+between random and best possible.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ class ToyCatch:
     The board has 8 by 8 cells. A ball appears in the top row at a random column and
     falls one row a step; the paddle, one cell in the bottom row, moves left, stays or
     moves right (actions 0, 1, 2). When the ball reaches the bottom row, the reward is
-    +1 if the paddle is there, else -1, and the next step brings the next ball. The
-    paddle begins at a random column. After `balls` balls the episode ends, terminally,
-    8 * balls - 1 steps after its reset. Every ball can be caught.
+    +1 if the paddle is there, else -1, and the next step brings the next ball. After
+    `balls` balls the episode ends, terminally, 8 * balls - 1 steps after its reset.
 
-    Observations: `image` (*size, 1) uint8, 0 or 255. Returns: uniformly random actions
-    get -0.75 a ball (one in eight is caught), the best ones +1 a ball; with 3 balls
-    that is -2.25 and +3.
+    Observations: `image` (*size, 1) uint8, 0 or 255. Of a ball, random actions get
+    -0.75 on average, the best ones 1.
     """
 
     CELLS = 8
@@ -41,17 +39,13 @@ class ToyCatch:
     BEST_RETURN = 3.0
 
     def __init__(self, seed: int | None = None, balls: int = 3, size: Size = (64, 64)):
-        if balls < 1:
-            raise ValueError(f"ToyCatch needs at least one ball, but got {balls}.")
         self._size = tuple(size)
         self._balls = balls
         self._random = np.random.default_rng(seed)
         self._left = 0
         self._row = self._column = self._paddle = 0
-        self.obs_space = {
-            "image": Box(0, 255, (*self._size, 1), np.uint8),
-            **signal_spaces(),
-        }
+        image = Box(0, 255, (*self._size, 1), np.uint8)
+        self.obs_space = {"image": image, **signal_spaces()}
         self.act_space = {"action": Discrete(3)}
 
     def reset(self) -> Obs:
@@ -125,13 +119,11 @@ class ToyReach:
 
     Observations: `position` (2,) and `target` (2,), float32 in [-1, 1]; with `image`
     also `image` (*size, 3) uint8, the target as a green disc under the red point.
-    Returns, means over a million starts: RANDOM_RETURN (-1.54) for uniformly random
-    actions, BEST_RETURN (22.65) for the best ones.
     """
 
     SPEED = 0.2
     STEPS = 25
-    RANDOM_RETURN = -1.54
+    RANDOM_RETURN = -1.54  # Means over a million starts.
     BEST_RETURN = 22.65
 
     def __init__(
