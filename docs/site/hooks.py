@@ -12,6 +12,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "scores/README.md")
+CELL = re.compile(r"<td.*?</td>")
+SHORT_CODE = re.compile(r"<code>(?=[^<]{1,24}</code>)")
 LINK = re.compile(r"(?<=\]\()(?!https:|mailto:)([^)#\s]+)(?=[)#])")
 
 
@@ -43,6 +45,12 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Lead links to files of Python to the pages that show them."""
     return LINK.sub(lambda m: m[0] + ".md" * m[0].endswith(".py"), markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Keep short code, such as flags, on one line; undo GitHub's bars in tables."""
+    html = CELL.sub(lambda m: m[0].replace(r"\|", "|"), html)
+    return SHORT_CODE.sub('<code class="whole">', html)
 
 
 def _file(config, uri, path):

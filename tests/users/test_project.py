@@ -119,6 +119,7 @@ def test_every_dependency_has_a_tested_pin_in_its_range(project, pins, python):
         *extras["dev"],
         *extras["classic"],
         *extras["docs"],
+        *extras["minari"],
     ]
     wanted.remove("dreamerv2-torch[classic]")
     ranges = applying(map(Requirement, wanted), python)

@@ -30,6 +30,9 @@ def test_the_site_builds_without_a_warning_and_has_every_page(tmp_path):
     # A link to a file that is no page, as in the repository.
     assert "def make_env" in _text(tmp_path / "examples" / "cartpole.py.html")
     assert (tmp_path / "benchmarks" / "results" / "learns_cpu.json").is_file()
+    # Bars in the code of a table have a backslash in Markdown alone.
+    table = _text(tmp_path / "docs" / "environments.html")
+    assert "(encoder|decoder).mlp_keys" in table and "\\|" not in table
     api = _text(tmp_path / "docs" / "api.html")
     assert "go on with the one that is there" in api  # dv2.train
 
