@@ -26,7 +26,8 @@ def test_the_site_builds_without_a_warning_and_has_every_page(tmp_path):
     # Warnings that --quiet leaves out would not be counted.
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     for page in ROOT.glob("docs/*.md"):
-        assert (tmp_path / "docs" / f"{page.stem}.html").is_file(), page.name
+        html = (tmp_path / "docs" / f"{page.stem}.html").read_text("utf-8")
+        assert "<td>#" not in html, f"{page.name}: a table took the heading after it"
     # A link to a file that is no page, as in the repository.
     assert "def make_env" in _text(tmp_path / "examples" / "cartpole.py.html")
     assert (tmp_path / "benchmarks" / "results" / "learns_cpu.json").is_file()
