@@ -251,6 +251,7 @@ class Counted(gymnasium.Wrapper):
         require("minigrid", "minigrid")
         super().__init__(gymnasium.make(TASK, disable_env_checker=True))
         self._visits = visits
+        self._resets = 0
         constants = require("minigrid.core.constants", "minigrid")
         kinds = constants.OBJECT_TO_IDX, constants.COLOR_TO_IDX, constants.STATE_TO_IDX
         actions = self.unwrapped.actions
@@ -265,14 +266,19 @@ class Counted(gymnasium.Wrapper):
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same layout again, whatever the seed."""
         _, info = self.env.reset(seed=LAYOUT)
-        self._visits.add(state_of(self.unwrapped), steps=0)
+        self._resets += 1
+        self._count(steps=0)
         return self._observe(), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict]:
         _, reward, *ends, info = self.env.step(self._actions[action])
-        self._visits.add(state_of(self.unwrapped))
-        self._visits.goals += reward > 0
+        self._count(steps=1, goal=reward > 0)
         return self._observe(), reward, *ends, info
+
+    def _count(self, steps: int, goal: bool = False) -> None:
+        if self._resets > 1:  # The first is of the check before the run.
+            self._visits.add(state_of(self.unwrapped), steps)
+            self._visits.goals += goal
 
     def _observe(self) -> dict[str, np.ndarray]:
         grid = self.unwrapped
