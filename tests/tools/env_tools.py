@@ -2,9 +2,11 @@
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.config import Config, load_presets
+from dreamerv2.common.errors import UsageError
 from dreamerv2.running.own_envs import prepare_env
 
 CONFIG = Config(load_presets()["defaults"]).update(render_size=[64, 64])
@@ -44,3 +46,12 @@ class Told(gymnasium.Env):
 def prepared(env, **changes):
     """The environment as a run gets it."""
     return prepare_env(env, CONFIG.update(changes), 3)
+
+
+def refused(env, words):
+    """Check that the environment is refused by one sentence with these words."""
+    with pytest.raises(UsageError, match=words) as info:
+        prepared(env)
+    text = str(info.value)
+    assert text.endswith(".") and "\n" not in text
+    return text
