@@ -3,7 +3,7 @@
 # make play    step inside a dream; ARGS="--flag value ..." goes to play.py
 # make test    every check; ARGS="-k name ..." goes to pytest
 # make lint    style alone
-# make docs    the site, into site/; broken links fail
+# make docs    the site, into site/; broken links fail (Python 3.11 or later)
 # make test-lowest   the tests with the oldest versions that pyproject.toml allows
 # make clean   remove what tools left here, but never .venv or a run
 #

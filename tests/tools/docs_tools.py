@@ -16,12 +16,12 @@ BEGIN = "<!-- Made by tests/tools/docs_tools.py. -->\n"
 
 
 def keys_table():
-    """Every key with its default, type, bounds and meaning, in Markdown."""
+    """Every key with its meaning, default, type and bounds, in Markdown."""
     config = Config(load_presets()["defaults"])
-    lines = ["| key | default | type | meaning |", "|---|---|---|---|"]
+    lines = ["| key | meaning | default | type |", "|---|---|---|---|"]
     for key, value in config.flat.items():
         kind = ": ".join(filter(None, (type_name(value), rule_of(key).allowed())))
-        cells = f"`{key}`", f"`{format_value(value)}`", kind, meaning(key)
+        cells = f"`{key}`", meaning(key), f"`{format_value(value)}`", kind
         lines.append(
             "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
         )
