@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from dreamerv2 import expl
-from dreamerv2.common import nets, torchutils
+from dreamerv2.common import dists, nets, torchutils
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.builder import Builder, no_gpu
 from dreamerv2.common.device.capture import Captured, backend_for
 from dreamerv2.common.errors import UsageError, check_choice
 from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
+from dreamerv2.common.networks.onehot import stack_ones
 from dreamerv2.common.other import (
     action_noise,
     lambda_return,
@@ -30,6 +31,7 @@ from dreamerv2.running.seeds import derive_seed
 
 Metrics = dict[str, Tensor]
 Data = Mapping[str, Any]
+Dream = dict[str, Any]  # An imagined sequence, see WorldModel.imagine.
 
 CLIP_REWARDS = {"identity": lambda x: x, "sign": torch.sign, "tanh": torch.tanh}
 
@@ -414,7 +416,7 @@ class WorldModel(torchutils.Module):
         is_terminal: Tensor,
         horizon: int,
         noise: NoiseFn,
-    ) -> dict[str, Tensor]:
+    ) -> Dream:
         """Dream ahead from every state of a batch, acting by the actor.
 
             index     0      1      2    ...   H
@@ -428,7 +430,8 @@ class WorldModel(torchutils.Module):
           is_terminal: (B, T) bool.
           noise: draws ``imagine_action`` (H, N, ..), ``imagine_state`` (H, N, ..).
 
-        Returns feat (H+1, N, F), action (H+1, N, A), discount, weight (H+1, N).
+        Returns feat (H+1, N, F), action (H+1, N, A), discount, weight (H+1, N), the H
+        policies, with gradients in the actor alone, and the latents' ones (onehot.py).
         """
         state = {k: v.detach().flatten(0, 1) for k, v in start.items()}  # (N, ...)
         feat = self.rssm.get_feat(state)  # (N, F)
@@ -438,33 +441,41 @@ class WorldModel(torchutils.Module):
         members = self.rssm.draw_members(horizon, noise)
         action_noises = None
         feats, actions = [feat], [feat.new_zeros(count, self.action_size)]
+        policies, ones = [], [self.rssm.find_ones(state)]
         for h in range(horizon):
-            dist = actor(feat.detach())
+            with torch.enable_grad():  # The actor's loss is made of these.
+                policies.append(actor(feat.detach(), ones[h]))
             if action_noises is None:
-                shape = (horizon, *dist.noise_shape)
-                action_noises = noise("imagine_action", dist.noise_kind, shape)
-            action = dist.sample(action_noises[h])  # (N, A)
-            state = self.rssm.img_step(state, action, state_noise[h], members[h])
+                shape = (horizon, *policies[0].noise_shape)
+                kind = policies[0].noise_kind
+                action_noises = noise("imagine_action", kind, shape)
+            action = policies[h].sample(action_noises[h])  # (N, A)
+            state = self.rssm.img_step(
+                state, action, state_noise[h], members[h], ones[h]
+            )
             feat = self.rssm.get_feat(state)
+            ones.append(self.rssm.find_ones(state))
             feats.append(feat)
             actions.append(action)
-        feat, action = torch.stack(feats), torch.stack(actions)  # (H+1, N, ...)
-        discount = self._discount(feat, is_terminal.flatten())  # (H+1, N)
-        ones = torch.ones_like(discount[:1])
-        weight = torch.cumprod(torch.cat([ones, discount[:-1]]), 0)
-        return {"feat": feat, "action": action, "discount": discount, "weight": weight}
+        seq = {"feat": torch.stack(feats), "action": torch.stack(actions)}
+        seq["policies"], seq["ones"] = policies, stack_ones(ones)
+        discount = seq["discount"] = self._discount(seq, is_terminal.flatten())
+        before = torch.cat([torch.ones_like(discount[:1]), discount[:-1]])
+        seq["weight"] = torch.cumprod(before, 0)
+        return seq
 
-    def _discount(self, feat: Tensor, is_terminal: Tensor) -> Tensor:
-        """feat (H+1, N, F), is_terminal (N) -> discount (H+1, N)."""
+    def _discount(self, seq: Dream, is_terminal: Tensor) -> Tensor:
+        """An imagined sequence, is_terminal (N) -> discount (H+1, N)."""
+        feat, ones = seq["feat"], seq["ones"]
         if "discount" not in self.heads:
             return torch.full_like(feat[..., 0], self.config.discount)
-        discount = self.heads["discount"](feat[1:]).mean()  # (H, N)
+        discount = self.heads["discount"](feat[1:], ones and ones[1:]).mean()  # (H, N)
         first = (1 - is_terminal.to(discount.dtype)) * self.config.discount
         return torch.cat([first[None], discount])
 
-    def predict_reward(self, seq: dict[str, Tensor]) -> Tensor:
+    def predict_reward(self, seq: Dream) -> Tensor:
         """Return the reward head's mode in imagined features, (H+1, N)."""
-        return self.heads["reward"](seq["feat"]).mode()
+        return self.heads["reward"](seq["feat"], seq.get("ones")).mode()
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Make of a raw batch what networks see, without changing it.
@@ -551,7 +562,7 @@ class ActorCritic(torchutils.Module):
         wm: WorldModel,
         start: dict[str, Tensor],
         is_terminal: Tensor,
-        reward_fn: Callable[[dict[str, Tensor]], Tensor],
+        reward_fn: Callable[[Dream], Tensor],
         noise: NoiseFn,
         step: Tensor,
     ) -> Metrics:
@@ -573,10 +584,10 @@ class ActorCritic(torchutils.Module):
         wm: WorldModel,
         start: dict[str, Tensor],
         is_terminal: Tensor,
-        reward_fn: Callable[[dict[str, Tensor]], Tensor],
+        reward_fn: Callable[[Dream], Tensor],
         noise: NoiseFn,
         step: Tensor,
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Metrics]:
+    ) -> tuple[Tensor, Tensor, Dream, Metrics]:
         """Compute both losses, the imagined sequence they are made from, and metrics.
 
         The sequence holds what WorldModel.imagine returns, and ``reward`` (H+1, N),
@@ -589,7 +600,8 @@ class ActorCritic(torchutils.Module):
                 self.actor, start, is_terminal, self.config.imag_horizon, noise
             )
             seq["reward"], norm_metrics = self.rewnorm(reward_fn(seq))  # (H+1, N)
-            seq["value"] = self._slow_critic(seq["feat"]).mode()  # (H+1, N)
+            slow = self._slow_critic(seq["feat"], seq["ones"])
+            seq["value"] = slow.mode()  # (H+1, N)
             seq["target"] = self._target(seq)  # (H, N)
         if not through:
             # Older versions of PyTorch would go on with the 16-bit copies of weights
@@ -608,7 +620,7 @@ class ActorCritic(torchutils.Module):
     def _slow_critic(self) -> nn.Module:
         return self.slow if self.config.slow_target else self.critic
 
-    def _target(self, seq: dict[str, Tensor]) -> Tensor:
+    def _target(self, seq: Dream) -> Tensor:
         """Return the lambda-returns of the first H states, (H, N).
 
         feat       f0    f1   ...  fH-1    fH
@@ -626,7 +638,7 @@ class ActorCritic(torchutils.Module):
         )
 
     def actor_loss(
-        self, seq: dict[str, Tensor], noise: NoiseFn, step: Tensor
+        self, seq: Dream, noise: NoiseFn, step: Tensor
     ) -> tuple[Tensor, Metrics]:
         """Compute the actor's loss (equation 6 of the paper), 0-d, and metrics.
 
@@ -645,7 +657,7 @@ class ActorCritic(torchutils.Module):
             weight     1     d0   ...
         """
         metrics = {}
-        policy = self.actor(seq["feat"][:-2].detach())  # of (H-1, N)
+        policy = dists.stack(seq["policies"][:-1])  # of (H-1, N)
         target = seq["target"][1:]  # (H-1, N)
         kind = self.config.actor_grad
         if kind == "dynamics":
@@ -653,7 +665,8 @@ class ActorCritic(torchutils.Module):
         else:
             baseline = seq["value"][:-2]  # (H-1, N)
             if not self.config.slow_baseline:
-                baseline = self.critic(seq["feat"][:-2]).mode()
+                ones = seq["ones"]
+                baseline = self.critic(seq["feat"][:-2], ones and ones[:-2]).mode()
             advantage = (target - baseline).detach()
             action = seq["action"][1:-1]  # (H-1, N, A)
             if kind == "reinforce":
@@ -671,12 +684,13 @@ class ActorCritic(torchutils.Module):
         weight = seq["weight"][:-2].detach()
         return -(weight * objective).mean(), metrics
 
-    def critic_loss(self, seq: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def critic_loss(self, seq: Dream) -> tuple[Tensor, Metrics]:
         """Compute the critic's loss (equation 5 of the paper), 0-d, and metrics.
 
         loss = -mean(weight * log p(target | feat)), over f0 .. fH-1
         """
-        dist = self.critic(seq["feat"][:-1].detach())  # of (H, N)
+        ones = seq["ones"]
+        dist = self.critic(seq["feat"][:-1].detach(), ones and ones[:-1])  # of (H, N)
         weight = seq["weight"][:-1].detach()  # (H, N)
         loss = -(dist.log_prob(seq["target"].detach()) * weight).mean()
         return loss, {"critic": dist.mode().detach().mean()}

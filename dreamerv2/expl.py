@@ -260,11 +260,11 @@ class Plan2Explore(Seeker):
         logarithm) over the dream, with ``normed_`` after the norm and before the scale;
         ``extr_reward_``.. of the task's reward if it counts.
         """
-        feat, action = seq["feat"], seq["action"]
+        feat, action, ones = seq["feat"], seq["action"], seq.get("ones")
         if self.config.disag_action_next:
-            feat, action = feat[:-1], action[1:]
+            feat, action, ones = feat[:-1], action[1:], ones and ones[:-1]
         inputs = self._inputs(feat, action)
-        preds = torch.stack([head(inputs).mode() for head in self.heads])
+        preds = torch.stack([head(inputs, ones).mode() for head in self.heads])
         disag = preds.std(0, correction=0).mean(-1)  # (K, H+1, N, size) -> (H+1, N)
         if self.config.disag_action_next:
             # That of what an action leads to: H of them. What led to the first state is
@@ -322,6 +322,6 @@ class ModelLoss(Seeker):
 
         Metrics: ``intr_reward_``.. as Plan2Explore's.
         """
-        intr, norms = self.rewnorm(self.head(seq["feat"]).mode())
+        intr, norms = self.rewnorm(self.head(seq["feat"], seq.get("ones")).mode())
         metrics = {f"intr_reward_{key}": value for key, value in norms.items()}
         return self.config.expl_intr_scale * intr, metrics

@@ -152,7 +152,7 @@ class Tap:
         if isinstance(value, Mapping):
             for key, part in value.items():
                 self._keep(f"{name}/{key}", part)
-        else:
+        elif isinstance(value, Tensor):
             self._found[name] = value.detach().clone()
 
     def _tap_world_model(self, agent: Agent) -> None:

@@ -17,7 +17,9 @@ The interface, which a distribution implements as far as it makes sense:
   function (see noise.NoiseFn), which only TanhNormalDist needs.
 """
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +55,8 @@ class OneHotDist:
 
     def sample(self, noise: Tensor) -> Tensor:
         hard = _one_hot_argmax(self.logits.detach() + noise)
+        if not self.logits.requires_grad:
+            return hard
         probs = self.probs
         return hard + (probs - probs.detach())
 
@@ -281,6 +285,19 @@ class TanhNormalDist:
 
     def entropy(self, noise: NoiseFn | None = None) -> Tensor:
         return -self._log_prob_before_tanh(self._draws(noise)).mean(0)
+
+
+def stack(dists: "Sequence[Dist]") -> "Dist":
+    """Join distributions that differ in numbers alone, along a new dimension."""
+    joined = copy.copy(dists[0])
+    for name, value in vars(joined).items():
+        values = [getattr(dist, name) for dist in dists]
+        if isinstance(value, Tensor):
+            setattr(joined, name, torch.stack(values))
+        elif isinstance(value, NormalDist):
+            setattr(joined, name, stack(values))
+    joined.noise_shape = torch.Size((len(dists), *dists[0].noise_shape))
+    return joined
 
 
 Dist = OneHotDist | NormalDist | MSEDist | BinaryDist | TruncNormalDist | TanhNormalDist

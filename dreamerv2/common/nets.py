@@ -14,6 +14,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks import conv
 from dreamerv2.common.networks.conv import Shapes
 from dreamerv2.common.networks.layers import DistLayer, GRUCell, NormLayer, get_act
+from dreamerv2.common.networks.onehot import Ones
 from dreamerv2.common.networks.rssm import EnsembleRSSM
 from dreamerv2.common.torchutils import at_least_float32, compiled
 
@@ -54,19 +55,28 @@ class _DenseStack(nn.Module):
             inputs = size
         return inputs
 
-    def _dense(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., units)."""
+    def _dense(self, x: Tensor, ones: Ones | None = None) -> Tensor:
+        """(..., inputs) -> (..., units); ones: of latents that inputs begin with."""
+        if not self._dense_layers:
+            return x
         batch = x.shape[:-1]
         x = x.reshape(-1, x.shape[-1])  # (N, inputs), so that the maps give no views.
-        if x.device.type == "cpu" and len(x) > CPU_ROWS:
-            x = torch.cat([self._layers(rows) for rows in x.split(CPU_ROWS)])
+        rows = CPU_ROWS if x.device.type == "cpu" else max(len(x), 1)
+        if ones is None:
+            parts = [self._layers(self.dense0(part)) for part in x.split(rows)]
         else:
-            x = self._layers(x)  # (N, units)
+            latents, others = x.tensor_split([ones.width], -1)
+            weight, rest = self.dense0.weight.tensor_split([ones.width], -1)
+            bias = ones.product(latents, weight) + self.dense0.bias  # (N, units)
+            pairs = zip(bias.split(rows), others.split(rows), strict=True)
+            parts = [self._layers(torch.addmm(b, part, rest.t())) for b, part in pairs]
+        x = torch.cat(parts) if len(parts) > 1 else parts[0]  # (N, units)
         return x.reshape(*batch, -1)
 
     def _layers(self, x: Tensor) -> Tensor:
+        """Go on from the first linear map."""
         for i in range(self._dense_layers):
-            x = getattr(self, f"dense{i}")(x)
+            x = getattr(self, f"dense{i}")(x) if i else x
             x = self._act_(getattr(self, f"{self.norm_name}{i}")(x))
         return x
 
@@ -160,7 +170,7 @@ class Encoder(_DenseStack):
         """(..., H, W, C) -> (..., E)."""
         x = conv.to_nchw(images.reshape(-1, *images.shape[-3:]))  # (N, C, H, W)
         for i in range(self._cnn_layers):
-            x = getattr(self, f"conv{i}")(x)
+            x = conv.conv(getattr(self, f"conv{i}"), x)
             x = conv.norm_act(x, getattr(self, f"convnorm{i}"), self._act_)
         return conv.to_nhwc(x).reshape(*images.shape[:-3], -1)
 
@@ -284,6 +294,9 @@ class MLP(_DenseStack):
         size = self._add_dense(inputs, [units] * layers, norm)
         self.out = DistLayer(size, shape, dist, min_std)
 
-    def forward(self, features: Tensor) -> dists.Dist:
-        """Features (..., inputs) -> distribution with batch shape (...)."""
-        return self.out(self._dense(features))
+    def forward(self, features: Tensor, ones: Ones | None = None) -> dists.Dist:
+        """Features (..., inputs) -> distribution with batch shape (...).
+
+        ones: where the latents are one that the features begin with, see onehot.py.
+        """
+        return self.out(self._dense(features, ones))

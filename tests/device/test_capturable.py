@@ -116,6 +116,12 @@ def test_the_eye_sees_what_cannot_be_captured(spoil):
         spoil[1](torch.ones(4))
 
 
+def test_the_eye_sees_a_number_of_the_host_among_those_of_the_device():
+    number = torch.ones(())  # Which PyTorch takes to a device by itself, and waits.
+    with Capturable(), pytest.raises(Forbidden, match="on cpu and meta"):
+        torch.ones(4, device=META) * number
+
+
 def test_what_the_eye_lets_pass():
     generator = torch.Generator().manual_seed(0)
     x = torch.ones(4)

@@ -13,6 +13,7 @@ from dreamerv2.common.dists import (
     OneHotDist,
     TanhNormalDist,
     TruncNormalDist,
+    stack,
 )
 from dreamerv2.common.networks.noise import Noise, scoped
 
@@ -28,6 +29,38 @@ def grid(low, high, count=20001):
 def density(dist_of, points):
     """Probability density of a scalar event at the points."""
     return dist_of(points).log_prob(points[:, None]).exp()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: OneHotDist(x),
+        lambda x: NormalDist(x, x.exp()),
+        lambda x: MSEDist(x),
+        lambda x: BinaryDist(x, 1),
+        lambda x: TruncNormalDist(x.tanh(), x.exp()),
+        lambda x: TanhNormalDist(x, x.exp()),
+    ],
+)
+def test_stacked_distributions_are_those_of_each_step(kind):
+    steps = [torch.randn(5, 3, requires_grad=True) for _ in range(4)]
+    each = [kind(x) for x in steps]
+    joined = stack(each)
+    assert joined.noise_shape == (4, 5, 3) and each[0].noise_shape == (5, 3)
+    draws = Noise(0)("x", joined.noise_kind, joined.noise_shape)
+    value = joined.sample(draws)
+    assert value.shape == (4, 5, 3)
+    found = joined.log_prob(value.detach())
+    expected = [d.log_prob(x) for d, x in zip(each, value.detach(), strict=True)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    losses = found.sum(), sum(x.sum() for x in expected)
+    grads = [torch.autograd.grad(x, steps, retain_graph=True) for x in losses]
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    entropy = joined.entropy(Noise(1))
+    assert entropy.shape == (4, 5)
+    if joined.noise_kind != "normal" or not isinstance(joined, TanhNormalDist):
+        torch.testing.assert_close(entropy, torch.stack([x.entropy() for x in each]))
 
 
 def test_noise_of_one_seed_is_the_same_and_of_another_is_not():

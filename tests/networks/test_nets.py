@@ -13,6 +13,7 @@ from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.nets import CPU_ROWS, MLP, Decoder, Encoder, select_keys
 from dreamerv2.common.networks.conv import (
+    conv,
     decoded_size,
     decoder_kernels,
     encoder_kernels,
@@ -26,6 +27,7 @@ from dreamerv2.common.networks.layers import (
     DistLayer,
     LayerNorm,
     NormLayer,
+    elu_,
 )
 from dreamerv2.common.torchutils import init_weights
 
@@ -145,6 +147,15 @@ def assert_same_with_gradients(ours, theirs, inputs):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("size", [6, 8, 9, 16])
+def test_of_few_places_it_is_the_convolution_with_its_gradient(size):
+    layer = seeded(nn.Conv2d(128, 3, 4, stride=2))
+    nn.init.normal_(layer.bias)
+    x = to_nchw(randn(2, size, size, 128)).requires_grad_()
+    inputs = [x, layer.weight, layer.bias]
+    assert_same_with_gradients(conv(layer, x), layer(x), inputs)
+
+
 @pytest.mark.parametrize("kernel", [1, 5])
 def test_of_1x1_images_it_is_the_transposed_convolution_with_its_gradient(kernel):
     layer = seeded(nn.ConvTranspose2d(6, 3, kernel, stride=2))
@@ -227,6 +238,21 @@ def test_layer_norm_normalizes_in_float32_and_keeps_the_dtype():
     expected = LayerNorm(64)(x.bfloat16().float()).bfloat16()
     assert torch.equal(half, expected)
     assert isinstance(NormLayer("none", 64), nn.Identity)
+
+
+@pytest.mark.parametrize("strange", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_elu_in_place_is_elu_and_has_its_gradient(dtype, strange):
+    x = to_nchw(randn(3, 9, 7, 1000)).to(dtype).requires_grad_()  # Of some pieces.
+    if strange:
+        values = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 90.0, -200.0])
+        x = values.to(dtype).requires_grad_()
+    ours, theirs = elu_(y := x * 1), F.elu(x * 1, inplace=True)
+    assert ours.data_ptr() == y.data_ptr() and ours.stride() == x.stride()
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    seed = randn(*x.shape).to(dtype)
+    grads = [torch.autograd.grad(y, x, seed)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*grads, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

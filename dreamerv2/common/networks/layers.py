@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,39 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
+
+def elu_(x: Tensor) -> Tensor:
+    """Apply ELU in place: max(x, exp(min(x, 0)) - 1).
+
+    CPUs are up to twice as fast at this, in pieces that fit their caches, as at
+    PyTorch's, which spends its time on the last digits of numbers next to zero.
+    """
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    plain = x.device.type == "cpu" and x.dtype not in LOW_PRECISION and dense
+    if not plain or torch.compiler.is_compiling():
+        return F.elu(x, inplace=True)
+    return _EluInPlace.apply(x)
+
+
+class _EluInPlace(torch.autograd.Function):
+    PIECE = 2**17  # Numbers, half a megabyte.
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        for part in x.as_strided((x.numel(),), (1,)).split(_EluInPlace.PIECE):
+            torch.maximum(part, part.clamp(max=0).exp_().sub_(1), out=part)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.elu_backward(grad, 1, 1, 1, True, y)
+
+
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": functools.partial(F.elu, inplace=True),
+    "elu": elu_,
     "relu": functools.partial(F.relu, inplace=True),
 }
 

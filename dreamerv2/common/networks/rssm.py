@@ -5,7 +5,8 @@ U hidden units. `...` is B, or B and T, or the N dreams of an imagination.
 
 One equation, `_recur`, is applied in two ways that compute the same:
 
-- In dreams (`img_step`) the maps into the recurrence are the layers themselves.
+- In dreams (`img_step`) the maps into the recurrence are the layers themselves, or, on
+  a CPU, rows of their weights (onehot.py).
 - In training (`observe`) they are DeferredLinear: what does not depend on the step
   before (the shares of action and embedding, the biases) is computed for all T at
   once, and so are the gradients of the weights. `_filter` is what is left to do step
@@ -23,6 +24,7 @@ from dreamerv2.common.errors import check_choice
 from dreamerv2.common.networks.deferred import DeferredLinear
 from dreamerv2.common.networks.layers import GRUCell, NormLayer, get_act
 from dreamerv2.common.networks.noise import NoiseFn
+from dreamerv2.common.networks.onehot import Ones, find_ones
 from dreamerv2.common.torchutils import at_least_float32, compiled
 
 State = dict[str, Tensor]
@@ -114,6 +116,10 @@ class EnsembleRSSM(nn.Module):
         """Return what heads, actor and critic see, [stoch, deter] (..., F)."""
         return torch.cat([self._join_classes(state["stoch"]), state["deter"]], -1)
 
+    def find_ones(self, state: State) -> Ones | None:
+        """Find the latents' ones in a state, for whoever has rows taken for them."""
+        return find_ones(state["stoch"]) if self._discrete else None
+
     def get_dist(self, state: State) -> dists.OneHotDist | dists.NormalDist:
         """Return the distribution of a state's latents, all S of them one event."""
         if self._discrete:
@@ -195,13 +201,19 @@ class EnsembleRSSM(nn.Module):
         action: Tensor,
         noise: Tensor | None = None,
         member: Tensor | None = None,
+        ones: Ones | None = None,
     ) -> State:
         """Dream one step: a state and the action after it -> the next prior.
 
         action (..., A). noise (..., S, C) samples the latents; None takes their mode.
         member, a uniform draw, picks the ensemble member where there are several.
+        ones, those of the state's latents, see onehot.py.
         """
-        return self._dream(state["stoch"], state["deter"], action, noise, member)
+        stoch = self._join_classes(state["stoch"])
+        weight = self.img_in.weight[:, : self.stoch_size]
+        product = F.linear if ones is None else ones.product
+        x = product(stoch, weight) + self._action_in(action)  # (..., U)
+        return self._dream(x, state["deter"], noise, member)
 
     def obs_step(
         self,
@@ -307,40 +319,26 @@ class EnsembleRSSM(nn.Module):
             return apply
 
         stoch, deter = self._join_classes(stoch) * keep, deter * keep
-        deter = self._recur(stoch, deter, linear(0), linear(1))
+        deter = self._recur(linear(0)(stoch), deter, linear(1))
         x = self._act(self.obs_out_norm(linear(2)(deter)))  # (B, U)
         stats = self._stats(linear(3)(x))
         state = {"deter": deter, "stoch": self.sample(stats, noise), **stats}
         return state, tuple(inputs)
 
     def _dream(
-        self,
-        stoch: Tensor,
-        deter: Tensor,
-        action: Tensor,
-        noise: Tensor | None,
-        member: Tensor | None,
+        self, x: Tensor, deter: Tensor, noise: Tensor | None, member: Tensor | None
     ) -> State:
-        """Do img_step on tensors."""
-        weight = self.img_in.weight[:, : self.stoch_size]
-        action_in = self._action_in(action)  # (..., U)
-        deter = self._recur(
-            self._join_classes(stoch),
-            deter,
-            lambda x: F.linear(x, weight) + action_in,
-            self.gru.linear,
-        )
+        """Do of img_step what comes after img_in, whose output is x (..., U)."""
+        deter = self._recur(x, deter, self.gru.linear)
         stats = self._prior_stats(deter, member)
         return {"deter": deter, "stoch": self.sample(stats, noise), **stats}
 
-    def _recur(
-        self, stoch: Tensor, deter: Tensor, img_in: Linear, gru: Linear
-    ) -> Tensor:
-        """Return the next deter: gru([stoch, action], deter), by the given maps.
+    def _recur(self, x: Tensor, deter: Tensor, gru: Linear) -> Tensor:
+        """Return the next deter, (..., D), by the given linear map of the GRU.
 
-        stoch (..., S*C), deter (..., D). img_in holds the action's share and bias.
+        x (..., U) is what img_in makes of the latents and the action.
         """
-        x = self._act(self.img_in_norm(img_in(stoch)))  # (..., U)
+        x = self._act(self.img_in_norm(x))
         return self.gru.gate(gru(self.gru.join(x, deter)), deter)
 
     def _join_classes(self, stoch: Tensor) -> Tensor:
