@@ -68,8 +68,9 @@ def test_a_wheel_holds_the_package_and_the_scores_and_nothing_else(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "dreamerv2")
     skip = shutil.ignore_patterns("__pycache__", "*.json", "*.npz")
-    for name in ("dreamerv2", "scores", "benchmarks", "tests", "examples"):
+    for name in ("scores", "benchmarks", "tests", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=skip)
     code = "from setuptools.build_meta import build_wheel as f; f('.')"
     done = subprocess.run(
