@@ -2,9 +2,10 @@
 
     python dreamerv2/play.py --logdir ~/logdir/atari_pong/dreamerv2/1
 
-opens a window on the agent in that folder. Without --logdir, it is an agent that comes
-along; --logdir also takes such an agent's name, the folder of an exported one, or
-hf://ORG/NAME. F1 lists the keys. Without a screen, a script of keys plays:
+opens a window on the agent in that folder. Without --logdir, it is an agent
+that comes along; --logdir also takes such an agent's name, the folder of an
+exported one, or hf://ORG/NAME. F1 lists the keys. Without a screen, a script of
+keys plays:
 
     python dreamerv2/play.py --logdir DIR --headless --steps 300 \\
         --keys "50:i 100:k 120:up*20" --record dream.gif

@@ -162,7 +162,7 @@ def test_a_real_error_in_the_values_fails_with_the_rule(monkeypatch):
     def shifted(self):
         """Values that are 1e-4 too high."""
         critic = slow(self)
-        return lambda feat: dists.MSEDist(critic(feat).mode() + 1e-4, 0)
+        return lambda *feat: dists.MSEDist(critic(*feat).mode() + 1e-4, 0)
 
     monkeypatch.setattr(ActorCritic, "_slow_critic", property(shifted))
     failed = {row.quantity for row in compare_file(path, None, 1) if not row.passed}
