@@ -123,7 +123,10 @@ def strict(setup: Setup) -> Iterator[None]:
                 yield
                 return
             torch.compiler.reset()
-            with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            config, names = torch._dynamo.config, ("recompile", "cache")  # 2.7, 2.6.
+            names = (f"fail_on_{name}_limit_hit" for name in names)
+            limit = next(name for name in names if hasattr(config, name))
+            with config.patch({limit: True}):
                 yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -149,17 +149,13 @@ def test_an_environment_of_gymnasium_shows_its_screen_and_the_agents_vector():
     player.close()
 
 
-# Gymnasium 1.0 does not know the old names of Atari games, later versions do.
-KNOWN = "SpaceInvaders-v0" in gymnasium.registry
-
-
 @pytest.mark.parametrize(
     "env_id, task",
     [
         ("CartPole-v1", "gym_CartPole-v1"),
         (
             "SpaceInvaders-v0",
-            "gym_SpaceInvaders-v0" if KNOWN else "atari_space_invaders",
+            "gym_SpaceInvaders-v0",
         ),
         ("SpaceInvadersDeterministic-v4", "atari_space_invaders"),
         ("Pong-ramNoFrameskip-v4", "atari_pong"),
@@ -170,7 +166,6 @@ def test_old_names_of_atari_games_are_understood(env_id, task):
     assert play_test.task_of(env_id) == task
 
 
-@pytest.mark.skipif(not KNOWN, reason="Gymnasium does not know the old names")
 def test_an_old_atari_name_is_played_at_its_own_speed(tmp_path):
     path = tmp_path / "end.png"
     flags = ["--env", "SpaceInvaders-v0", "--headless", "--steps", 3]
