@@ -10,7 +10,7 @@ They hold world model, actor and critic, and nothing that runs when it is read.
 import contextlib
 import functools
 import importlib.resources
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,14 @@ from dreamerv2.common.suites.wrappers import OneHotSpace
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.running.loading import (
     Shapes,
+    load_weights,
     read_agent,
     restore_behavior,
     shapes_of,
     shapes_of_run,
 )
 from dreamerv2.running.logdir import config_of_run
-from dreamerv2.running.reference import load_reference
+from dreamerv2.running.reference import load_reference, to_reference
 
 if TYPE_CHECKING:
     from dreamerv2.agent import Agent
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".yaml", ".npz")
 PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
 HUB = "hf://"
+ACTS = ("actor/", "critic/", "target_critic/")  # Of the actor-critic's parameters.
 
 Spaces = tuple[dict[str, Any], dict[str, Any]]
 
@@ -89,11 +91,15 @@ class ExportedAgent:
         """Return the shapes of what the agent learned from."""
         return shapes_of(*self.spaces)
 
-    def restore(self, agent: "Agent") -> None:
+    def restore(self, agent: "Agent", parts: Sequence[str] = ("all",)) -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
         critic = {k: v for k, v in self._params.items() if k.startswith("critic/")}
-        slow = {f"target_{name}": value for name, value in critic.items()}
-        load_reference(agent, self._params | slow)
+        params = self._params | {f"target_{k}": v for k, v in critic.items()}
+        if "all" not in parts:
+            acts = "actor_critic" in parts
+            both = {True: acts, False: "world_model" in parts}
+            params = {k: v for k, v in params.items() if both[k.startswith(ACTS)]}
+        load_reference(agent, to_reference(agent) | params)
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,24 @@ class RunAgent:
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""
         restore_behavior(agent, self._state, self.folder)
+
+
+def start_from(agent: "Agent", source: str, parts: Sequence[str]) -> None:
+    """Start an agent from the weights of another, in a run or exported; say so.
+
+    `parts` are of `PARTS`, or `all`. UsageError for what is missing or does not fit.
+    """
+    exported = find_agent(source)
+    if exported is None:
+        load_weights(agent, source, parts)
+        return
+    if "exploration" in parts:
+        raise UsageError(
+            f"The agent {exported.name} is an exported one, without exploration: leave "
+            "it out of --load_parts."
+        )
+    exported.restore(agent, parts)
+    print(f"Loaded the weights of {' and '.join(parts)} from {exported.base}.")
 
 
 def open_agent(source: str | Path) -> ExportedAgent | RunAgent:

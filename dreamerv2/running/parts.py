@@ -21,9 +21,9 @@ from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every
 from dreamerv2.running.checkpoint import Checkpoint
 from dreamerv2.running.environments import Environments, MakeEnv, Restarts
+from dreamerv2.running.exported import start_from
 from dreamerv2.running.learner import BackgroundLearner, Learner
 from dreamerv2.running.loading import (
-    load_weights,
     refuse_other_spaces,
     refuse_unlike,
     shapes_of_run,
@@ -108,7 +108,7 @@ def make_learner(
     seen = Counter() if config.async_training else step
     agent = Agent(config, *spaces, seen)
     if config.load and not resumed:
-        load_weights(agent, config.load, config.load_parts)
+        start_from(agent, config.load, config.load_parts)
     if config.async_training:
         return BackgroundLearner(agent, seen, step, timer, folder)
     return Learner(agent, step, timer, folder)

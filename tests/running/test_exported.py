@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from run_tools import TINY, ok, train_here
+from run_tools import TINY, ok, one_sentence, train_here
 from safetensors.numpy import load_file, save_file
 
 from dreamerv2.agent import Agent
@@ -102,6 +102,42 @@ def test_parameters_of_another_agent_do_not_fit(files):
     save_file(tensors, path)
     with pytest.raises(UsageError, match=r"1 misshapen \(actor/out/out/bias is"):
         restored(files)
+
+
+# Learning rates of zero: what is saved is what was loaded.
+STILL = ("--.*_opt.lr", 0, "--.*_opt.wd", 0)
+
+
+def start(folder, source, *flags):
+    flags = [*TINY, "--task", "toy_catch", *STILL, "--load", source, *flags]
+    return train_here(*flags, "--logdir", folder, "--steps", 12)
+
+
+def test_a_run_starts_from_an_exported_agent_or_a_part_of_it(files, tmp_path):
+    given = to_reference(restored(files))
+    ok(start(tmp_path / "all", files))
+    ok(start(tmp_path / "part", files, "--load_parts", "world_model"))
+    ok(start(tmp_path / "new", ""))
+    every, part, new = (
+        to_reference(restored(tmp_path / name)) for name in ("all", "part", "new")
+    )
+    assert all(np.array_equal(every[name], value) for name, value in given.items())
+    for name, value in part.items():
+        acts = name.startswith(("actor/", "critic/", "target_critic/"))
+        np.testing.assert_array_equal(value, (new if acts else given)[name])
+    assert not np.array_equal(
+        new["actor/out/out/kernel"], given["actor/out/out/kernel"]
+    )
+
+
+def test_an_exported_agent_has_no_exploration_to_load(files, tmp_path):
+    told = one_sentence(start(tmp_path, files, "--load_parts", "exploration"))
+    assert "exported one, without exploration: leave it out" in told
+
+
+def test_a_shipped_agent_of_other_sizes_is_refused_by_its_name(tmp_path):
+    told = one_sentence(start(tmp_path, "boxing"))
+    assert "The set of parameters does not fit this configuration" in told
 
 
 def test_what_is_no_agent_is_told_with_those_that_there_are(tmp_path):

@@ -109,6 +109,8 @@ def checked(config: Config) -> Config:
     paths = {key: os.path.expanduser(config[key]) for key in PATHS if config[key]}
     if is_minari(config.offline):
         del paths["offline"]
+    if not os.path.exists(paths.get("load", "")):
+        paths.pop("load", None)  # The name of an agent that comes along, or a hub's.
     return config.update({key: Path(path).absolute() for key, path in paths.items()})
 
 
