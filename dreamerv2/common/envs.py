@@ -1,7 +1,5 @@
 """Environments, and `make_env`, which builds the one that a task's name asks for."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,7 @@ from dreamerv2.common.suites.dmc import DMC
 from dreamerv2.common.suites.gym import GymWrapper
 from dreamerv2.common.suites.interface import Env
 from dreamerv2.common.suites.minigrid import MiniGrid
-from dreamerv2.common.suites.parallel import Async
+from dreamerv2.common.suites.parallel import Async as Async
 from dreamerv2.common.suites.retro import Retro
 from dreamerv2.common.suites.spelling import nearest
 from dreamerv2.common.suites.toys import ToyCatch, ToyReach
@@ -24,35 +22,12 @@ from dreamerv2.common.suites.wrappers import (
     ActionRepeat,
     NormalizeAction,
     OneHotAction,
-    OneHotSpace,
     RenderImage,
     ResizeImage,
     TimeLimit,
-    Wrapper,
 )
-
-__all__ = [
-    "DMC",
-    "ActionRepeat",
-    "Async",
-    "Atari",
-    "Crafter",
-    "Env",
-    "GymWrapper",
-    "MiniGrid",
-    "NormalizeAction",
-    "OneHotAction",
-    "OneHotSpace",
-    "RenderImage",
-    "ResizeImage",
-    "Retro",
-    "TimeLimit",
-    "ToyCatch",
-    "ToyReach",
-    "Wrapper",
-    "make_env",
-]
-
+from dreamerv2.common.suites.wrappers import OneHotSpace as OneHotSpace
+from dreamerv2.common.suites.wrappers import Wrapper as Wrapper
 
 OWN = "own"  # The suite of environments that come from Python.
 
@@ -62,9 +37,7 @@ def make_env(config: Any, seed: int, train: bool = True) -> Env:
 
     Actions are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied. Equal
     seeds, in [0, 2**32), give equal episodes and actions of the action space.
-
-    Raises UsageError for an unknown suite or name, naming the nearest, and for a
-    missing optional package, with the command that installs it.
+    UsageError for an unknown suite or name, and for a missing optional package.
     """
     suite, _, name = config.task.partition("_")
     if suite == OWN:
@@ -96,14 +69,8 @@ def limited(env: Env, config: Any, seed: int) -> Env:
 
 
 def _make_atari(name: str, config: Any, seed: int) -> Env:
-    return Atari(
-        name,
-        config.action_repeat,
-        config.render_size,
-        config.atari_grayscale,
-        all_actions=config.atari_all_actions,
-        seed=seed,
-    )
+    look = config.action_repeat, config.render_size, config.atari_grayscale
+    return Atari(name, *look, all_actions=config.atari_all_actions, seed=seed)
 
 
 def _make_toy(name: str, config: Any, seed: int) -> Env:

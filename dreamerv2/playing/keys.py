@@ -1,7 +1,5 @@
 """The keys that play an environment, and scripts of keys for a run without a window.
-
-Keys have pygame's names ("a", "space", "left", "f1"), but "esc" for escape.
-"""
+Keys have pygame's names ("a", "space", "left", "f1"), but "esc" for escape."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -25,26 +23,13 @@ _WORDS |= {"forward": "up", "north": "up", "south": "down", "west": "left"}
 _WORDS |= {"east": "right", "fire": "space", "do": "space", "toggle": "space"}
 _IDLE = ("noop", "stay", "none", "idle", "nothing", "still")
 
-# Environments that do not say what their actions mean.
-_NAMES = {
-    "CartPole": ("left", "right"),
-    "MountainCar": ("left", "noop", "right"),
-    "Acrobot": ("left", "noop", "right"),
-    "LunarLander": ("noop", "left", "up", "right"),
-    "FrozenLake": ("left", "down", "right", "up"),
-    "CliffWalking": ("up", "right", "down", "left"),
-    "Taxi": ("down", "up", "right", "left", "pickup", "dropoff"),
-}
-
 
 class GameKeys:
     """The keys that play an environment, and the action of those that are held.
 
-    A one-hot action has a key, or several at once, by its name. Of continuous actions
-    left/right is the first number, up/down the second, pairs of letters the others,
-    each all the way to its bounds.
-
-    space: a OneHotSpace, whose actions `names` are numbered by default, or a Box (A,).
+    A one-hot action has a key, or several at once, by its name in `names`. Of
+    continuous actions left/right is the first number, up/down the second, pairs of
+    letters the others, each all the way to its bounds.
     """
 
     def __init__(self, space: Any, names: Sequence[str] = ()):
@@ -104,20 +89,6 @@ class GameKeys:
         return action.astype(np.float32)
 
 
-def action_names(env: Any) -> list[str]:
-    """Return the names that an environment gives its discrete actions, if any."""
-    base = getattr(env, "unwrapped", None)
-    names = getattr(env, "action_names", None)
-    if names is None and hasattr(base, "get_action_meanings"):
-        names = base.get_action_meanings()
-    if names is None:  # MiniGrid's.
-        names = getattr(getattr(base, "actions", None), "__members__", None)
-    if names:
-        return [str(name) for name in names]
-    match = re.match(r"[A-Za-z]+", getattr(getattr(base, "spec", None), "id", ""))
-    return list(_NAMES.get(match[0], ())) if match else []
-
-
 def _combos(names: Sequence[str]) -> dict[frozenset[str], int]:
     """Map an action's keys, by its name or the next spare one, to its index."""
     combos: dict[frozenset[str], int] = {}
@@ -166,11 +137,8 @@ class Press(NamedTuple):
 
 
 class Script:
-    """Keys to be pressed at given steps, as in "i 100:k 120:left*20 200:m".
-
-    STEP:KEY presses at a step, KEY at step 0; KEY*N holds it for N steps; UsageError
-    for other words.
-    """
+    """Keys to be pressed at given steps, as in "i 100:k 120:left*20 200:m": KEY at step
+    0, STEP:KEY, or KEY*N, held for N steps; UsageError for other words."""
 
     def __init__(self, text: str = ""):
         self._presses: list[Press] = []

@@ -18,8 +18,8 @@ from dreamerv2.common.episodes.npz import to_bytes
 from dreamerv2.common.episodes.offline import Recordings, find_episodes
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
+from dreamerv2.common.suites.actions import action_names
 from dreamerv2.common.suites.packages import require
-from dreamerv2.playing.keys import action_names
 from dreamerv2.running.exported import (
     HUB,
     PATTERNS,
@@ -50,6 +50,7 @@ def export_run(
       of the run's evaluations, else of its training.
     story: plain values for people, such as hours=2.5 and score={...}; version, commit
       and frames are found out.
+
     UsageError if there is no agent, no episode, or no room.
     """
     run = open_agent(logdir)
@@ -70,10 +71,8 @@ def export_run(
 
 
 def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
-    """Return the spaces and action names of a run's environment.
-
-    Of its episodes, where that cannot be made here, as one that came from Python.
-    """
+    """Return the spaces and action names of a run's environment, or of its episodes,
+    where that cannot be made here, as one that came from Python."""
     try:
         env = make_env(config, config.seed, train=False)
     except UsageError:
@@ -92,10 +91,8 @@ def write_agent_files(
     action_names: list[str],
     story: Mapping[str, Any],
 ) -> ExportedAgent:
-    """Write an agent's three files, each whole or not at all; see ExportedAgent.
-
-    episode: arrays (T+1, ...) of a recorded episode; its first steps are kept.
-    """
+    """Write an agent's three files, each whole or not at all, with the first steps of
+    an episode, arrays (T+1, ...); see ExportedAgent."""
     from safetensors.numpy import save  # Only who exports needs it.
 
     tensors = {
@@ -123,10 +120,8 @@ def write_agent_files(
 
 
 def push_agent(folder: str | Path, repo: str) -> str:
-    """Upload an exported agent's folder to the hub as ORG/NAME; return its address.
-
-    It needs the extra `hub`, and a token where huggingface_hub finds it.
-    """
+    """Upload an exported agent's folder to the hub as ORG/NAME; return its address. It
+    needs the extra `hub`, and a token where huggingface_hub finds it."""
     if find_agent(folder) is None:
         raise UsageError(f"The folder {folder} holds no agent: export one there first.")
     api = require("huggingface_hub", "hub").HfApi()

@@ -51,8 +51,6 @@ def test_catch_draws_ball_and_paddle_and_rewards_at_the_bottom():
             away = 1 if paddle != ball else 2 if paddle < 7 else 0
             paddle += away - 1
             obs = env.step({"action": away})
-    with pytest.raises(RuntimeError, match="call reset"):
-        env.step({"action": 1})
 
 
 def test_catch_episodes_have_the_documented_length():
@@ -88,8 +86,6 @@ def test_reach_moves_by_its_speed_and_never_is_terminal():
         assert abs(obs["reward"] - reward) < 1e-6
         assert obs["is_last"] == (t == 25)
         assert not obs["is_terminal"] and not obs["is_first"]
-    with pytest.raises(RuntimeError, match="call reset"):
-        env.step({"action": np.zeros(2)})
 
 
 def test_reach_renders_only_when_asked(monkeypatch):
@@ -135,14 +131,3 @@ def test_observations_lie_in_their_spaces(make):
         if obs["is_last"]:
             break
         obs = env.step({"action": env.act_space["action"].sample()})
-
-
-def test_wrong_actions_are_refused():
-    env = ToyCatch(seed=0)
-    env.reset()
-    with pytest.raises(ValueError, match="0, 1 or 2"):
-        env.step({"action": 3})
-    env = ToyReach(seed=0)
-    env.reset()
-    with pytest.raises(ValueError, match="shape"):
-        env.step({"action": np.zeros(3)})

@@ -7,7 +7,8 @@ from gymnasium.spaces import Box
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.envs import OneHotSpace, make_env
 from dreamerv2.common.errors import UsageError
-from dreamerv2.playing.keys import COMMANDS, GameKeys, Script, action_names
+from dreamerv2.common.suites.actions import action_names
+from dreamerv2.playing.keys import COMMANDS, GameKeys, Script
 
 CRAFTER = (
     "noop move_left move_right move_up move_down do sleep place_stone place_table"

@@ -1,7 +1,6 @@
-"""Actions of any space as one index or one vector."""
+"""Actions of any space as one index or one vector, and what they are called."""
 
-from __future__ import annotations
-
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,31 @@ from dreamerv2.common.suites.spaces import choices, is_box, leaf_spaces, nest, s
 MOST_ACTIONS = 512  # Combinations; more are better left to the environment to reduce.
 _UNBOUNDED = 1e30  # Float bounds from here on stand for none.
 
+# Environments that do not say what their actions mean.
+_NAMES = {
+    "CartPole": ("left", "right"),
+    "MountainCar": ("left", "noop", "right"),
+    "Acrobot": ("left", "noop", "right"),
+    "LunarLander": ("noop", "left", "up", "right"),
+    "FrozenLake": ("left", "down", "right", "up"),
+    "CliffWalking": ("up", "right", "down", "left"),
+    "Taxi": ("down", "up", "right", "left", "pickup", "dropoff"),
+}
+
+
+def action_names(env: Any) -> list[str]:
+    """Return the names that an environment gives its discrete actions, if any."""
+    base = getattr(env, "unwrapped", None)
+    names = getattr(env, "action_names", None)
+    if names is None and hasattr(base, "get_action_meanings"):
+        names = base.get_action_meanings()
+    if names is None:  # MiniGrid's.
+        names = getattr(getattr(base, "actions", None), "__members__", None)
+    if names:
+        return [str(name) for name in names]
+    match = re.match(r"[A-Za-z]+", getattr(getattr(base, "spec", None), "id", ""))
+    return list(_NAMES.get(match[0], ())) if match else []
+
 
 class FlatAction:
     """One discrete or one continuous action for a space of any nesting.
@@ -20,9 +44,8 @@ class FlatAction:
     Discrete, multi-discrete and multi-binary spaces, and dicts and tuples of these,
     become one discrete `space` of all their combinations; boxes, and dicts and tuples
     of them, become one box of one dimension, in float64, which holds 32-bit integers.
-
-    Raises UsageError for a mix of both, for more than 512 combinations, for a bound on
-    one side alone, and for other kinds.
+    UsageError for a mix, for more than 512 combinations, a bound on one side alone, and
+    other kinds.
     """
 
     def __init__(self, space: Any):

@@ -1,7 +1,5 @@
 """Atari games, on the emulator itself."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 
@@ -11,32 +9,24 @@ from ale_py import roms
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.interface import (
-    Action,
-    Obs,
-    Size,
-    signal_spaces,
-    with_signals,
-)
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.resize import AreaResize
-from dreamerv2.common.suites.spelling import letters, nearest_spelt
+from dreamerv2.common.suites.spelling import find_spelt
 
 
 class Atari:
     """An Atari game with the protocol of Machado et al. (2018).
 
-    Each action is held for `action_repeat` frames, whose rewards are summed; each
-    frame ignores it with probability 0.25 and repeats what the frame before did
-    (`sticky`). A reset plays 1 to `noops` frames of doing nothing. The picture is the
-    maximum over the last two frames, since games draw some sprites in every other one,
-    then each pixel of `size` is the mean over the area it covers. The loss of a life
-    ends nothing, and there is no time limit.
+    Each action is held for `action_repeat` frames, whose rewards are summed; each frame
+    ignores it with probability 0.25 and repeats what the frame before did (`sticky`). A
+    reset plays 1 to `noops` frames of doing nothing. The picture is the maximum over
+    the last two frames, since games draw some sprites in every other one, then each
+    pixel of `size` is the mean over the area it covers. The loss of a life ends
+    nothing, and there is no time limit.
 
-    Actions are indexes into the actions that the game uses, or into all 18 with
-    `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
-
-    Args:
-      name: of the game, as in "space_invaders"; only letters and digits matter.
+    `name` is as in "space_invaders"; only letters and digits matter. Actions are
+    indexes into those that the game uses, or into all 18 with `all_actions`.
+    Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
     """
 
     # The emulator's settings and its lists of games are shared by all threads.
@@ -46,7 +36,7 @@ class Atari:
         self,
         name: str,
         action_repeat: int = 4,
-        size: Size = (64, 64),
+        size: tuple[int, int] = (64, 64),
         grayscale: bool = True,
         noops: int = 30,
         sticky: bool = True,
@@ -123,10 +113,8 @@ class Atari:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned, to the last bit.
-
-        Raises an exception of any kind for a state of another version of the emulator.
-        """
+        """Go on from what state_dict returned, to the last bit; any exception for a
+        state of another version of the emulator."""
         self._ale.restoreSystemState(ale_py.ALEState(state["emulator"]))
         self._frames[:] = state["frames"]
         self._random.bit_generator.state = state["random"]
@@ -149,14 +137,10 @@ class Atari:
 def find_rom(name: str) -> Any:
     """Return the path of a game's ROM; UsageError for what cannot be played."""
     games = {rom.replace("_", ""): rom for rom in roms.get_all_rom_ids()}
-    key = letters(name)
-    if key not in games:
-        near = nearest_spelt(name, games)
-        raise UsageError(f"Unknown Atari game {name!r}: the nearest are {near}.")
-    path = roms.get_rom_path(games[key])
-    if key in ("combat", "joust", "mazecraze", "warlords"):
+    game = find_spelt("Atari game", name, games)
+    if game in ("combat", "joust", "maze_craze", "warlords"):
         # The emulator would end the whole program.
         raise UsageError(
-            f"The Atari game {games[key]!r} is for two players only: choose another."
+            f"The Atari game {game!r} is for two players only: choose another."
         )
-    return path
+    return roms.get_rom_path(game)

@@ -1,7 +1,5 @@
 """What an environment of somebody else promises, checked before anything learns."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from typing import Any
@@ -23,11 +21,9 @@ def check_env(env: Env, steps: int = 4) -> None:
     """Try a reset and a few steps, and check them against the spaces.
 
     An environment that can be saved is left as it was; others begin anew with their
-    next reset. Numbers beyond the bounds of a vector are a warning. What may pass, as a
-    lost connection, is left to the run, which meets it again and restarts.
-
-    Raises UsageError for all else that is not as the spaces say, and what an
-    environment raises for a fault in its code.
+    next reset. Numbers beyond the bounds of a vector are a warning; what may pass, as a
+    lost connection, is left to the run. UsageError for all else that is not as the
+    spaces say, and what an environment raises for a fault in its code.
     """
     before, space = state_of(env), env.act_space["action"]
     obs: Obs = {"is_last": True}

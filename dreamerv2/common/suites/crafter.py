@@ -1,34 +1,25 @@
 """Crafter: one life in a small open world, with 22 achievements."""
 
-from __future__ import annotations
-
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from dreamerv2.common.suites.interface import (
-    Action,
-    Obs,
-    Size,
-    signal_spaces,
-    with_signals,
-)
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
 
 
 class Crafter:
-    """Crafter: one life in a small open world, with 22 achievements.
-
-    Actions are indexes. Observations: `image` (*size, 3) uint8, `log_reward` float32
+    """Actions are indexes. Observations: `image` (*size, 3) uint8, `log_reward` float32
     (also where `reward` is False and the agent gets none), and per achievement
-    `log_achievement_NAME` int32, how often it was done in this episode. Keys beginning
-    `log_` never reach the networks. Death is terminal, the end of the day (10000 steps)
-    is not.
+    `log_achievement_NAME` int32, how often it was done in this episode; `log_` keys
+    never reach the networks.
+
+    Death is terminal, the end of the day (10000 steps) is not.
     """
 
     def __init__(
         self,
         reward: bool = True,
-        size: Size = (64, 64),
+        size: tuple[int, int] = (64, 64),
         seed: int | None = None,
     ):
         crafter = require("crafter", "crafter")

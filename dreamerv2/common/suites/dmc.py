@@ -1,7 +1,5 @@
 """DeepMind Control: continuous control, from joint angles or from pixels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,13 +7,7 @@ from gymnasium.spaces import Box
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites import mujoco_gl
-from dreamerv2.common.suites.interface import (
-    Action,
-    Obs,
-    Size,
-    signal_spaces,
-    with_signals,
-)
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.spelling import nearest
 
@@ -46,7 +38,7 @@ class DMC:
         self,
         name: str,
         action_repeat: int = 1,
-        size: Size = (64, 64),
+        size: tuple[int, int] = (64, 64),
         camera: int = -1,
         image: bool = True,
         seed: int | None = None,

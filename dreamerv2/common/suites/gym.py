@@ -1,7 +1,5 @@
 """Any gymnasium environment, or one of the older gym, in our own interface."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,31 +14,25 @@ from dreamerv2.common.suites.checks import read_flag, read_reward, refuse_many
 from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.observations import FlatObservation
 from dreamerv2.common.suites.spaces import parts_of
+from dreamerv2.common.suites.wrappers import Wrapper
 
 
-class GymWrapper:
+class GymWrapper(Wrapper):
     """Any gymnasium environment, or one of the older gym, in our own interface.
 
-    Observations and actions may be nested: see FlatObservation and FlatAction, by which
-    they become images and vectors, and one index or one vector. A truncation sets
-    is_last alone. The `seed` goes into the first reset.
-
-    Raises UsageError, here and later, for what is not as either interface says.
+    Observations and actions may be nested: see FlatObservation and FlatAction. A
+    truncation sets is_last alone. The `seed` goes into the first reset. UsageError,
+    here and later, for what is not as either interface says.
     """
 
     def __init__(self, env: Any, seed: int | None = None):
         refuse_many(env)
-        self._env = env
+        super().__init__(env)
         self._seed = seed
         self._observation = FlatObservation(env.observation_space)
         self._action = FlatAction(env.action_space)
         self.obs_space = {**self._observation.spaces, **signal_spaces()}
         self.act_space = {"action": self._action.space}
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self._env, name)
 
     def seed(self, seed: int) -> None:
         """Put another seed into the next reset."""

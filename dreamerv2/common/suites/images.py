@@ -1,7 +1,5 @@
 """Which boxes are images, how their axes lie, and how their values are scaled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +14,13 @@ Arrange = Callable[[np.ndarray], np.ndarray]
 
 
 def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] | None:
-    """Return an image's shape (H, W, C) and what brings its values there.
+    """Return an image's shape (H, W, C) and what brings its values there; None for
+    others.
 
     Boxes of three dimensions are images, (H, W, C) or (C, H, W), those of four stacks
     of them, whose channels are joined. A box of two is one of gray if its bounds are
-    those of pixels; small boards are none. None for what is no image.
-
-    Raises UsageError where the shape does not tell which axis holds the channels.
+    those of pixels; small boards are none. UsageError where the shape does not tell
+    which axis holds the channels.
     """
     shape = tuple(space.shape)
     if len(shape) == 2 and _is_gray(space):

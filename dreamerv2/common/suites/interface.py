@@ -1,7 +1,5 @@
 """The one interface of all environments, and the signals that they all give."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,15 +9,14 @@ from gymnasium.spaces import Box
 Spaces = dict[str, Space]
 Obs = dict[str, Any]
 Action = dict[str, Any]
-Size = tuple[int, int]  # Height and width.
 
 
 class Env(Protocol):
     """An environment: any object with these two spaces and two methods.
 
-    Besides its own keys every observation holds those of `signal_spaces`. Further
-    methods may be there: `render()` gives a picture (H, W, 3) uint8; `close()` frees
-    what is held; `state_dict()` gives plain types, bytes and arrays, or None, and after
+    Besides its own keys every observation holds those of `signal_spaces`. There may be,
+    too: `render()` gives a picture (H, W, 3) uint8; `close()` frees what is held;
+    `state_dict()` gives plain types, bytes and arrays, or None, and after
     `load_state_dict(state)` it goes on as it did then, random numbers included.
     """
 

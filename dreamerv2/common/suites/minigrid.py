@@ -1,7 +1,5 @@
 """MiniGrid and BabyAI: small worlds of rooms, keys and doors, seen from within."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -10,16 +8,10 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.interface import (
-    Action,
-    Obs,
-    Size,
-    signal_spaces,
-    with_signals,
-)
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
-from dreamerv2.common.suites.spelling import letters, nearest_spelt
+from dreamerv2.common.suites.spelling import find_spelt, letters
 
 
 class MiniGrid:
@@ -39,7 +31,7 @@ class MiniGrid:
         self,
         name: str,
         image: bool = True,
-        size: Size = (64, 64),
+        size: tuple[int, int] = (64, 64),
         seed: int | None = None,
     ):
         constants = require("minigrid.core.constants", "minigrid")
@@ -106,10 +98,7 @@ def find_grid(name: str) -> str:
         for spelling in (full, short):
             known[letters(spelling)] = full
             known[letters(spelling.removeprefix("MiniGrid-"))] = full
-    if letters(name) not in known:
-        near = nearest_spelt(name, known)
-        raise UsageError(f"Unknown MiniGrid task {name!r}: the nearest are {near}.")
-    return known[letters(name)]
+    return find_spelt("MiniGrid task", name, known)
 
 
 def _make(name: str) -> gymnasium.Env:

@@ -1,7 +1,5 @@
 """Choose what MuJoCo renders by: EGL, else OSMesa, which needs no graphics card."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib
@@ -22,18 +20,14 @@ WAYS = (
 def choose_renderer() -> None:
     """Set MUJOCO_GL, unless it is, or there is a screen, which MuJoCo finds itself.
 
-    EGL is taken where a device of it can be opened, else OSMesa where its library is
-    there, else rendering is turned off. Must come before dm_control is imported.
+    To egl where a device of it can be opened, else osmesa where its library is there,
+    else to no rendering. Must come before dm_control is imported.
     """
     screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if sys.platform != "linux" or screen or os.environ.get("MUJOCO_GL"):
         return
-    if has_egl():
-        os.environ["MUJOCO_GL"] = "egl"
-    elif has_osmesa():
-        os.environ["MUJOCO_GL"] = "osmesa"
-    else:
-        os.environ["MUJOCO_GL"] = "disable"
+    found = "egl" if has_egl() else "osmesa" if has_osmesa() else "disable"
+    os.environ["MUJOCO_GL"] = found
 
 
 def check_renderer() -> None:

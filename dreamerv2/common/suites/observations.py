@@ -1,7 +1,5 @@
 """Observations of any space as a flat dict of images and vectors, each checked."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,8 +35,8 @@ class FlatObservation:
     uint8 int32, so that the values stay. What is none of these, as text, is left out.
     `spaces` maps each name to its box.
 
-    Raises UsageError where nothing is left, and, when called, for what is not as the
-    space says: other keys, shapes, types, and numbers that would have to change.
+    UsageError where nothing is left, and, when called, for other keys, shapes and types
+    than the space says, and numbers that would have to change.
     """
 
     def __init__(self, space: Any):
@@ -183,9 +181,10 @@ def _flat_box(name: str, leaf: Any) -> tuple[Box, Convert] | None:
         stored = np.dtype(np.uint8 if dtype == np.uint8 else np.int32)
     info = np.finfo(stored) if stored.kind == "f" else np.iinfo(stored)
     least, most = (0, 1) if dtype.kind == "b" else (info.min, info.max)
+    ends = (np.broadcast_to(x, leaf.shape).astype(float) for x in (leaf.low, leaf.high))
     low, high = (
         arrange(np.where(np.isinf(x), x, np.clip(x, info.min, info.max))).astype(stored)
-        for x in _ends(leaf)
+        for x in ends
     )
 
     def convert(name: str, value: np.ndarray) -> np.ndarray:
@@ -202,10 +201,3 @@ def _flat_box(name: str, leaf: Any) -> tuple[Box, Convert] | None:
         return arrange(value)
 
     return Box(low, high, shape, stored.type), convert
-
-
-def _ends(leaf: Any) -> list[np.ndarray]:
-    """Return the bounds in full shape, in float64."""
-    return [
-        np.broadcast_to(x, leaf.shape).astype(np.float64) for x in (leaf.low, leaf.high)
-    ]

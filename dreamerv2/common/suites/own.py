@@ -1,7 +1,5 @@
 """An environment that somebody wrote for our own interface."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +16,8 @@ from dreamerv2.common.suites.wrappers import Wrapper
 class OwnWrapper(Wrapper):
     """An environment of our own interface that somebody else wrote.
 
-    Observations and actions of any space are taken, see FlatObservation and FlatAction;
-    keys that begin `log_` stay as they are.
-
-    Raises UsageError, here and later, for what is not as the interface says.
+    Its spaces may be any, see FlatObservation and FlatAction; keys that begin `log_`
+    stay as they are. UsageError, here and later, for what is not as the interface says.
     """
 
     def __init__(self, env: Any):
@@ -39,12 +35,9 @@ class OwnWrapper(Wrapper):
                 "'action' alone is expected: join them to one space of that name."
             )
         self._logs = {k: v for k, v in spaces.items() if str(k).startswith("log_")}
-        self._own = {
-            k: v
-            for k, v in spaces.items()
-            if k not in self._logs and k not in signal_spaces()
-        }
-        self._observation = FlatObservation(self._own)
+        others = {*self._logs, *signal_spaces()}
+        own = {k: v for k, v in spaces.items() if k not in others}
+        self._observation = FlatObservation(own)
         action = actions["action"]
         # One-hot vectors are given as they are.
         flat = None if getattr(action, "discrete", False) else FlatAction(action)

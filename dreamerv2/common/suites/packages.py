@@ -1,7 +1,5 @@
 """Packages that a suite needs and that may be missing."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

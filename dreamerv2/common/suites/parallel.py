@@ -1,7 +1,5 @@
 """Async: an environment in a thread or in a process of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import multiprocessing
@@ -32,21 +30,16 @@ _START = "from dreamerv2.common.suites.parallel import worker_main; worker_main(
 class Async:
     """Run an environment in a thread or a process, and speak to it through a pipe.
 
-    `reset` and `step` return a promise: a function of no arguments that waits for the
-    observation, so that many environments can work at the same time. What fails there
-    is raised here, as RuntimeError with the worker's traceback and the environment's
-    name; a UsageError stays one. No answer within `timeout` seconds is a TimeoutError.
+    `reset` and `step` return a promise: a function that waits for the observation, so
+    that many environments can work at the same time. What fails there is raised here,
+    as RuntimeError with the worker's traceback and the environment's `name`; a
+    UsageError stays one. No answer within `timeout` seconds (None: for ever) is a
+    TimeoutError; the construction has 120 at least.
 
     A process is a fresh interpreter (torch's threads do not survive a fork) that loads
-    neither the main script nor torch, unless the constructor asks for them. When this
-    process dies, however it does, the worker ends.
-
-    Args:
-      constructor: makes the environment, in the worker; pickled with cloudpickle.
-      strategy: "thread" or "process".
-      name: how errors call the environment.
-      timeout: seconds for one answer, at least 120 for the construction; None is for
-        ever.
+    neither the main script nor torch, unless the `constructor`, pickled with
+    cloudpickle, asks for them. When this process dies, however it does, the worker
+    ends.
     """
 
     def __init__(
@@ -117,8 +110,8 @@ class Async:
         """Close the environment and end its worker, within about `grace` seconds.
 
         A worker that is still busy then is killed (a thread is left behind), with a
-        warning. What the environment's own close raises is raised here, after the
-        worker has ended. Closing twice is fine.
+        warning. What the environment's own close raises is raised after that. Closing
+        twice is fine.
         """
         if not self._end.alive:
             return
@@ -178,7 +171,6 @@ class Async:
             self._replies[number] = reply
 
     def _death(self, what: str) -> str:
-        """Say how a worker ended."""
         if not isinstance(self._worker, subprocess.Popen):
             return f"{self._name} ended its thread during {what}."
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -198,9 +190,7 @@ def _start_thread() -> tuple[Connection, threading.Thread]:
 
 def _start_process() -> tuple[Connection, subprocess.Popen]:
     """Start an interpreter that serves one; return our end of its pipe, too.
-
-    Multiprocessing's "spawn" would run the main script again in every worker.
-    """
+    Multiprocessing's "spawn" would run the main script again in every worker."""
     if os.name != "posix":
         raise UsageError(
             "Environments in processes need Linux or macOS: use --envs_parallel thread."

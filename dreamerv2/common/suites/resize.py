@@ -1,20 +1,16 @@
 """Resizing images so that each new pixel is the mean over the area it covers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 
 class AreaResize:
-    """Resize uint8 images, (H, W) or (H, W, C), from one size to another.
+    """Resize uint8 images, (H, W) or (H, W, C), each new pixel the mean of those under
+    it.
 
-    Each new pixel is the mean of the old ones under it, those at its rim by the part
-    that it covers, rounded to nearest. Weights and sums are whole numbers, exact in
-    float32 below 2^24, else in float64, so every machine gives the same pixels.
-
-    With n old pixels, m new ones and g their greatest common divisor, let an old pixel
-    be m/g units long; then a new one is n/g units long, and the weight of an old pixel
-    is the number of units that it shares with the new one.
+    Weights and sums are whole numbers, exact in float32 below 2^24, else in float64, so
+    every machine gives the same pixels. With n old pixels, m new ones and g their
+    greatest common divisor, let an old pixel be m/g units long; then a new one is n/g
+    units long, and the weight of an old pixel is the number of units that they share.
     """
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int]):
@@ -43,11 +39,9 @@ def _weights(old: int, new: int) -> np.ndarray:
 
 
 def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the non-zero weights as a few (index, weight) arrays over the new pixels.
-
-    Four or five gathers are as fast as a matrix product, and need no threads of a
-    linear algebra library beside those of the training.
-    """
+    """Return the non-zero weights as a few (index, weight) arrays over the new pixels:
+    gathers are as fast as a matrix product, without threads beside those of the
+    training."""
     count = int((weights > 0).sum(1).max())
     index = np.argsort(weights == 0, axis=1, kind="stable")[:, :count]
     values = np.take_along_axis(weights, index, 1).astype(np.float32)

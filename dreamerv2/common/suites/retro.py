@@ -1,23 +1,15 @@
 """Games of old consoles, by stable-retro."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.suites.interface import (
-    Action,
-    Obs,
-    Size,
-    signal_spaces,
-    with_signals,
-)
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
-from dreamerv2.common.suites.spelling import letters, nearest_spelt
+from dreamerv2.common.suites.spelling import find_spelt, letters
 
 
 class Retro:
@@ -29,19 +21,17 @@ class Retro:
     mean over the area it covers. The end of the game, as its scenario has it, is
     terminal. A process can hold one of these until it is closed.
 
-    Actions are indexes into the combinations of buttons that the game can tell apart.
-    Observations: `image` (*size, 1 or 3) uint8.
-
-    Args:
-      name: of the game; only letters and digits matter, and the version may be left
-        out. Other games must be imported: python -m stable_retro.import FOLDER.
+    Of the `name` only letters and digits matter, and the version may be left out;
+    python -m stable_retro.import FOLDER imports other games. Actions are indexes into
+    the combinations of buttons that the game can tell apart. Observations: `image`
+    (*size, 1 or 3) uint8.
     """
 
     def __init__(
         self,
         name: str,
         action_repeat: int = 4,
-        size: Size = (64, 64),
+        size: tuple[int, int] = (64, 64),
         grayscale: bool = False,
         sticky: bool = True,
         seed: int | None = None,
@@ -112,7 +102,4 @@ def find_game(name: str) -> str:
     # Sorted, so that the last version wins where it is left out.
     for game in sorted(games):
         known[letters(game)] = known[letters(re.sub("-v[0-9]+$", "", game))] = game
-    if letters(name) not in known:
-        near = nearest_spelt(name, known)
-        raise UsageError(f"Unknown game retro_{name}: the nearest are {near}.")
-    return known[letters(name)]
+    return find_spelt("game of stable-retro", name, known)

@@ -1,10 +1,5 @@
-"""Spaces of any nesting, taken apart.
-
-Spaces are told apart by their attributes, since those of the older gym and those of
-gymnasium are different classes.
-"""
-
-from __future__ import annotations
+"""Spaces of any nesting, taken apart; told apart by attributes, as gym and gymnasium
+have classes of their own."""
 
 from collections.abc import Iterator
 from typing import Any

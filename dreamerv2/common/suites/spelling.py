@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
+from dreamerv2.common.errors import UsageError
+
 
 def letters(name: str) -> str:
     """Return its letters and digits alone: "Space_Invaders" is "spaceinvaders"."""
@@ -15,7 +17,10 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     return ", ".join(difflib.get_close_matches(name, list(names), count, cutoff=0.0))
 
 
-def nearest_spelt(name: str, known: Mapping[str, str], count: int = 3) -> str:
-    """Do so among the names of `known`, letters -> name, where names may repeat."""
-    found = difflib.get_close_matches(letters(name), known, 3 * count, cutoff=0.0)
-    return ", ".join(list(dict.fromkeys(known[key] for key in found))[:count])
+def find_spelt(what: str, name: str, known: Mapping[str, str]) -> str:
+    """Look a name up in `known`, letters -> name; UsageError names the nearest."""
+    if letters(name) in known:
+        return known[letters(name)]
+    found = difflib.get_close_matches(letters(name), known, 9, cutoff=0.0)
+    near = ", ".join(list(dict.fromkeys(known[key] for key in found))[:3])
+    raise UsageError(f"Unknown {what} {name!r}: the nearest are {near}.")

@@ -1,23 +1,11 @@
-"""Two small tasks of our own, for tests, benchmarks and demonstrations.
-
-Both know their best action (`oracle()`), so that what an agent reaches can be placed
-between random and best possible.
-"""
-
-from __future__ import annotations
+"""Two small tasks of our own, which know their best action (`oracle()`)."""
 
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from dreamerv2.common.suites.interface import (
-    Action,
-    Obs,
-    Size,
-    signal_spaces,
-    with_signals,
-)
+from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 
 
 class ToyCatch:
@@ -28,9 +16,7 @@ class ToyCatch:
     moves right (actions 0, 1, 2). When the ball reaches the bottom row, the reward is
     +1 if the paddle is there, else -1, and the next step brings the next ball. After
     `balls` balls the episode ends, terminally, 8 * balls - 1 steps after its reset.
-
-    Observations: `image` (*size, 1) uint8, 0 or 255. Of a ball, random actions get
-    -0.75 on average, the best ones 1.
+    Observations: `image` (*size, 1) uint8, 0 or 255.
     """
 
     CELLS = 8
@@ -38,7 +24,9 @@ class ToyCatch:
     RANDOM_RETURN = -2.25  # With 3 balls.
     BEST_RETURN = 3.0
 
-    def __init__(self, seed: int | None = None, balls: int = 3, size: Size = (64, 64)):
+    def __init__(
+        self, seed: int | None = None, balls: int = 3, size: tuple[int, int] = (64, 64)
+    ):
         self._size = tuple(size)
         self._balls = balls
         self._random = np.random.default_rng(seed)
@@ -57,13 +45,8 @@ class ToyCatch:
 
     def step(self, action: Action) -> Obs:
         """Move the paddle by `action["action"]` (0, 1 or 2) and let the ball fall."""
-        if self._left < 1:
-            raise RuntimeError("The episode has ended or never began: call reset().")
-        move = int(action["action"])
-        if move not in (0, 1, 2):
-            raise ValueError(f"Expected the action 0, 1 or 2, but got {move}.")
         bottom = self.CELLS - 1
-        self._paddle = min(max(self._paddle + move - 1, 0), bottom)
+        self._paddle = min(max(self._paddle + int(action["action"]) - 1, 0), bottom)
         if self._row == bottom:
             self._drop()
         else:
@@ -112,13 +95,12 @@ class ToyCatch:
 class ToyReach:
     """A point moves to a target in the square [-1, 1] x [-1, 1]: continuous actions.
 
-    Point and target begin at uniformly random places. The action, two numbers in
-    [-1, 1] (beyond that they are clipped), moves the point by SPEED times itself, and
-    the square's walls stop it. The reward of each step is 1 - distance to the target.
-    Episodes have 25 steps and end by the clock, so they never are terminal.
-
-    Observations: `position` (2,) and `target` (2,), float32 in [-1, 1]; with `image`
-    also `image` (*size, 3) uint8, the target as a green disc under the red point.
+    Both begin at uniformly random places. The action, two numbers clipped to [-1, 1],
+    moves the point by SPEED times itself, and the square's walls stop it. The reward of
+    each step is 1 - distance to the target. Episodes have 25 steps and end by the
+    clock, so they never are terminal. Observations: `position` (2,) and `target` (2,),
+    float32; with `image` also `image` (*size, 3) uint8, the target as a green disc
+    under the red point.
     """
 
     SPEED = 0.2
@@ -130,7 +112,7 @@ class ToyReach:
         self,
         seed: int | None = None,
         image: bool = False,
-        size: Size = (64, 64),
+        size: tuple[int, int] = (64, 64),
     ):
         self._size = tuple(size)
         self._with_image = image
@@ -154,11 +136,7 @@ class ToyReach:
 
     def step(self, action: Action) -> Obs:
         """Move the point by `action["action"]`, (2,) in [-1, 1]."""
-        if self._left < 1:
-            raise RuntimeError("The episode has ended or never began: call reset().")
         move = np.clip(np.asarray(action["action"], np.float64), -1, 1)
-        if move.shape != (2,):
-            raise ValueError(f"Expected an action of shape (2,), but got {move.shape}.")
         self._position = np.clip(self._position + self.SPEED * move, -1, 1)
         self._left -= 1
         reward = 1.0 - np.linalg.norm(self._position - self._target)

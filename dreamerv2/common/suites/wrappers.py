@@ -1,21 +1,17 @@
 """Wrappers around a single environment; see `interface.Env` for what that is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 
-from dreamerv2.common.suites.interface import Action, Env, Obs, Size, close, state_of
+from dreamerv2.common.suites.interface import Action, Env, Obs, close, state_of
 from dreamerv2.common.suites.resize import AreaResize
 
 
 class OneHotSpace(Box):
-    """Vectors of `n` float32 numbers, one of them 1 and the others 0.
-
-    The agent tells it from continuous actions by `discrete`.
-    """
+    """Vectors of `n` float32 numbers, one 1 and the others 0; the agent tells them by
+    `discrete`."""
 
     discrete = True
 
@@ -45,10 +41,7 @@ class OneHotSpace(Box):
 
 
 class Wrapper:
-    """Pass everything on to the environment inside, but for private names.
-
-    Subclasses change what is observed, or what is done, and the space of it.
-    """
+    """Pass everything on to the environment inside, but for private names."""
 
     def __init__(self, env: Env):
         self._env = env
@@ -86,14 +79,10 @@ class Wrapper:
 
 
 class TimeLimit(Wrapper):
-    """End episodes after `duration` steps, 0 for no limit, by is_last alone.
-
-    Stepping an episode that has ended raises RuntimeError.
-    """
+    """End episodes after `duration` steps, 0 for no limit, by is_last alone;
+    RuntimeError for a step after the end."""
 
     def __init__(self, env: Env, duration: int):
-        if duration < 0:
-            raise ValueError(f"A time limit must be at least 0, but got {duration}.")
         super().__init__(env)
         self._duration = duration
         self._step: int | None = None
@@ -130,8 +119,6 @@ class ActionRepeat(Wrapper):
     """Hold each action for `amount` steps or to the episode's end; sum the rewards."""
 
     def __init__(self, env: Env, amount: int):
-        if amount < 1:
-            raise ValueError(f"action_repeat must be at least 1, but got {amount}.")
         super().__init__(env)
         self._amount = amount
 
@@ -147,10 +134,8 @@ class ActionRepeat(Wrapper):
 
 
 class NormalizeAction(Wrapper):
-    """Map actions in [-1, 1] to the environment's finite bounds, and clip to them.
-
-    Dimensions with an infinite bound are passed on unchanged.
-    """
+    """Map actions in [-1, 1] to the environment's bounds, and clip to them; dimensions
+    with an infinite one are passed on unchanged."""
 
     def __init__(self, env: Env):
         super().__init__(env)
@@ -172,19 +157,12 @@ class NormalizeAction(Wrapper):
 
 
 class OneHotAction(Wrapper):
-    """Take one-hot vectors where the environment takes an index.
-
-    Anything else raises ValueError: a soft vector would hide a fault of the policy.
-    """
+    """Take one-hot vectors where the environment takes an index; ValueError for others,
+    as a soft one would hide a fault of the policy."""
 
     def __init__(self, env: Env):
         super().__init__(env)
-        space = env.act_space["action"]
-        if not hasattr(space, "n"):
-            raise ValueError(
-                f"OneHotAction needs a discrete action space, but got {space}."
-            )
-        self._space = OneHotSpace(space.n)
+        self._space = OneHotSpace(env.act_space["action"].n)
         self.act_space = {"action": self._space}
 
     def oracle(self) -> np.ndarray:
@@ -201,12 +179,10 @@ class OneHotAction(Wrapper):
 
 
 class ResizeImage(Wrapper):
-    """Resize every image, (H, W) or (H, W, C), to `size`, nearest.
+    """Resize every image, (H, W) or (H, W, C), to `size`: the pixel whose centre is
+    nearest, so values and dtypes stay as they are."""
 
-    The pixel whose centre is nearest is taken, so values and dtypes stay as they are.
-    """
-
-    def __init__(self, env: Env, size: Size):
+    def __init__(self, env: Env, size: tuple[int, int]):
         super().__init__(env)
         self._index = {}
         self.obs_space = dict(env.obs_space)
@@ -228,16 +204,11 @@ def _nearest(old: int, new: int) -> np.ndarray:
 
 
 class RenderImage(Wrapper):
-    """Add what `render()` gives, (H, W, 3) uint8, as the observation `image`.
+    """Add what `render()` gives, (H, W, 3) uint8, as the observation `image`, with
+    `size` resized by area, so that thin lines stay."""
 
-    With `size` it is resized, each pixel the mean over the area that it covers: thin
-    lines stay. Rendering is often slower than the environment itself.
-    """
-
-    def __init__(self, env: Env, size: Size | None = None):
+    def __init__(self, env: Env, size: tuple[int, int] | None = None):
         super().__init__(env)
-        if "image" in env.obs_space:
-            raise ValueError("The environment already has an observation 'image'.")
         env.reset()  # Many environments can only be rendered once they have begun.
         shape = np.asarray(env.render()).shape
         if len(shape) != 3:
