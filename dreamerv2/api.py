@@ -103,18 +103,17 @@ def train(
 ) -> None:
     """Train an agent in config.logdir, or go on with the one that is there.
 
-    Args:
-      env: an environment, a list of them, or a function without arguments that makes
-        one. With a function there are config.envs of them for training, and more for
-        evaluation; config.envs_parallel may put them into threads or processes, and one
-        that fails is made anew. Environments are those of gymnasium, of the older gym,
-        or have the interface `dreamerv2.common.envs.Env`; their actions are normalized,
-        their images resized to config.render_size.
-      config: from `defaults`; it must name a logdir.
-      outputs: of metrics, besides those that config.logger names: see
-        `dreamerv2.common.logger`.
-      eval_env: one, a list or a function, for evaluation. By default the function that
-        makes those for training; without one, there is no evaluation.
+    env: an environment, a list of them, or a function without arguments that makes one.
+      With a function there are config.envs of them for training, and more for
+      evaluation; config.envs_parallel may put them into threads or processes, and one
+      that fails is made anew. Environments are those of gymnasium, of the older gym, or
+      have the interface `dreamerv2.common.envs.Env`; their actions are normalized,
+      their images resized to config.render_size.
+    config: from `defaults`; it must name a logdir.
+    outputs: of metrics, besides those that config.logger names: see
+      `dreamerv2.common.logger`.
+    eval_env: one, a list or a function, for evaluation; by default the function that
+      makes those for training, and without one, there is no evaluation.
 
     Ctrl-C and SIGTERM save and end the program with SystemExit. Raises UsageError for
     what can be mended in the arguments, and RunFailed for a run that failed on its way.
@@ -136,16 +135,14 @@ def train(
 
 @_brief
 def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
-    """Load a finished agent, to act with.
+    """Load a finished agent, to act with; UsageError if there is none, or it does not
+    fit.
 
-    Args:
-      source: a run's folder, the name of an agent that comes along ("boxing"), the
-        folder of an exported one, or hf://ORG/NAME.
-      env: the environment to act in, of any kind that `train` takes. By default the one
-        of the agent's task, as it was for evaluation.
-      changes: to the agent's config, such as device="cpu".
-
-    Raises UsageError if there is no agent, or it does not fit the environment.
+    source: a run's folder, the name of an agent that comes along ("boxing"), the folder
+      of an exported one, or hf://ORG/NAME.
+    env: the environment to act in, of any kind that `train` takes; by default the one
+      of the agent's task, as it was for evaluation.
+    changes: to the agent's config, such as device="cpu".
     """
     trained = open_agent(source)
     config = checked(trained.config.update({"jit": False, **changes}))
@@ -195,9 +192,8 @@ class Player:
         """Return the action {"action": (A,)} for what `env` observed last.
 
         What came before is remembered, until an observation with is_first. The `mode`
-        is `eval` for the most likely action, or `train` for a sampled one.
-
-        Raises UsageError for an observation in another form than that of `env`.
+        is `eval` for the most likely action, or `train` for a sampled one. UsageError
+        for an observation in another form than that of `env`.
         """
         spaces = self.env.obs_space
         if not _fits(obs, spaces):
@@ -211,10 +207,8 @@ class Player:
         return {key: value[0] for key, value in actions.items()}
 
     def episode(self, mode: str = "eval") -> dict[str, np.ndarray]:
-        """Play a whole episode; return its observations and actions, (T+1, ...).
-
-        Index t holds the action that led to observation t; index 0 a zero action.
-        """
+        """Play a whole episode; return arrays (T+1, ...), in which index t holds the
+        action that led to observation t, and index 0 a zero action."""
         obs = self.env.reset()
         zero = np.zeros(self.env.act_space["action"].shape, np.float32)
         steps = [{**obs, "action": zero}]

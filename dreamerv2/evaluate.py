@@ -25,9 +25,9 @@ from dreamerv2.common.driver import Driver
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
+from dreamerv2.common.flags import OptionParser, run_command
 from dreamerv2.common.outputs.pictures import as_video, encode_gif
 from dreamerv2.common.outputs.progress import progress
-from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.plots.scores import load_baselines, normalize
 from dreamerv2.running.exported import ExportedAgent, RunAgent, open_agent
 from dreamerv2.running.seeds import derive_env_seed
@@ -36,39 +36,30 @@ FPS = 15  # Of the game: four frames of 60 Hz are one policy step.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Return the exit code: 2 for what the user can mend."""
-    print_anything()
-    options = parse(argv)
-    try:
-        agent = open_agent(options.logdir)
-        with tempfile.TemporaryDirectory() as scratch:
-            keep = Path(scratch) if options.video else None
-            played = options.episodes, options.envs, options.seed, options.device
-            returns, lengths = evaluate(agent, *played, keep)
-            result = summarize(agent, returns, lengths, options.seed)
-            print_summary(result)
-            if options.video:
-                write_videos(keep, returns, Path(options.video).expanduser())
-        if options.json:
-            text = json.dumps(result, indent=2) + "\n"
-            path = Path(options.json).expanduser()
-            write_atomically(path, lambda file: file.write(text.encode()))
-            print(f"Wrote {path}.")
-    except UsageError as error:
-        print(f"dreamerv2-evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Run the command; return the exit code: 2 for what the user can mend."""
+    return run_command("dreamerv2-evaluate", lambda: _score(parse(argv)))
+
+
+def _score(options: argparse.Namespace) -> None:
+    agent = open_agent(options.logdir)
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = Path(scratch) if options.video else None
+        played = options.episodes, options.envs, options.seed, options.device
+        returns, lengths = evaluate(agent, *played, keep)
+        result = summarize(agent, returns, lengths, options.seed)
+        print_summary(result)
+        if options.video:
+            write_videos(keep, returns, Path(options.video).expanduser())
+    if options.json:
+        text = json.dumps(result, indent=2) + "\n"
+        path = Path(options.json).expanduser()
+        write_atomically(path, lambda file: file.write(text.encode()))
+        print(f"Wrote {path}.")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the flags; what is wrong in them ends the program with code 2."""
-    parser = argparse.ArgumentParser(
-        prog="dreamerv2-evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Parse the flags; UsageError for what is wrong in them."""
+    parser = OptionParser(__doc__, prog="dreamerv2-evaluate")
     add = parser.add_argument
     add("--logdir", required=True, help="run, shipped agent, exported folder, or hf://")
     add("--episodes", type=int, default=20, help="whole episodes to play (default: 20)")
@@ -91,12 +82,11 @@ def evaluate(
     device: str = "auto",
     videos: Path | None = None,
 ) -> tuple[list[float], list[int]]:
-    """Play whole episodes, by the mode of the policy; return returns and lengths.
+    """Play whole episodes, by the mode of the policy; return returns and lengths
+    (steps).
 
     Each environment plays the same number of episodes, up to one, so that short
-    episodes count for no more than long ones. Lengths are in policy steps.
-
-    videos: a folder for the first image of each step, a file per episode.
+    episodes count for no more than long ones. A folder `videos` gets the images.
     """
     config = trained.config.update(
         {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}

@@ -1,8 +1,8 @@
 """Exploration: random actions, Plan2Explore, and dreams of a hard-to-model world.
 
 Each behaviour has ``act(feat, noise)``, the action in features (N, F), and
-``train(start, outs, data, noise, step)``, which returns metrics. The agent puts
-``expl_`` before their names, so that they stay apart from the task's.
+``train(start, outs, data, noise, step)``, which returns metrics, before whose names the
+agent puts ``expl_``.
 
 Shapes: B batch, T time, H horizon, N = B*T, K heads, F features, A actions.
 """
@@ -35,18 +35,14 @@ def make(
     task_behavior: "ActorCritic",
     new_actor_critic: Callable[[], "ActorCritic"],
 ) -> "Greedy | Random | Plan2Explore | ModelLoss":
-    """Make the behaviour that config.expl_behavior names.
-
-    new_actor_critic makes the one that a behaviour of its own trains.
-    """
-    name = config.expl_behavior
-    seekers = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}
-    check_choice("expl_behavior", name, ("greedy", "Random", *seekers))
-    if name == "greedy":
+    """Make the behaviour that config.expl_behavior names; new_actor_critic makes the
+    one that a behaviour of its own trains."""
+    if config.expl_behavior == "greedy":
         return Greedy(task_behavior)
-    if name == "Random":
+    if config.expl_behavior == "Random":
         return Random(space, build.device)
-    return seekers[name](config, wm, build, new_actor_critic)
+    seekers = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}
+    return seekers[config.expl_behavior](config, wm, build, new_actor_critic)
 
 
 def sample_actor(actor: nn.Module, feat: Tensor, noise: NoiseFn) -> Tensor:
@@ -97,10 +93,8 @@ class Random(torchutils.Module):
 
 class Seeker(torchutils.Module, ABC):
     """A behaviour with predictors, and an actor-critic of its own that learns, in
-    dreams, to seek what they find interesting.
-
-    A subclass sets ``predictors``, ``opt``, their optimizer, and ``ac``.
-    """
+    dreams, to seek what they find interesting. A subclass sets ``predictors``, ``opt``
+    and ``ac``."""
 
     predictors: nn.Module
     opt: torchutils.Optimizer | None
@@ -124,13 +118,9 @@ class Seeker(torchutils.Module, ABC):
     ) -> Metrics:
         """Step the predictors, then the actor-critic on their reward.
 
-        Args:
-          start: posteriors (B, T, ...).
-          outs: the world model's outputs, see WorldModel.loss.
-          data: the batch, (B, T, ...).
-
-        Returns metrics: ``expl_loss``, ``expl_grad_norm`` of the predictors, those of
-        `reward`, and those of the actor-critic.
+        start, outs, data: posteriors (B, T, ...), the outputs of WorldModel.loss, the
+        batch. Returns metrics: ``expl_loss``, ``expl_grad_norm`` of the predictors,
+        those of `reward`, and those of the actor-critic.
         """
         with self._precision.context():
             loss = self.predictor_loss(start, outs, data)
@@ -186,7 +176,6 @@ class Plan2Explore(Seeker):
             "deter": rssm.feat_size - rssm.stoch_size,
             "feat": rssm.feat_size,
         }
-        check_choice("disag_target", config.disag_target, sizes)
         if not config.disag_offset < config.dataset.length:
             raise UsageError(
                 f"disag_offset {config.disag_offset} must be less than dataset.length "
@@ -198,23 +187,16 @@ class Plan2Explore(Seeker):
                 "state, so it needs a disag_offset of 1 or more."
             )
         inputs = wm.feat_size + (wm.action_size if config.disag_action_cond else 0)
-        size = sizes[config.disag_target]
-        heads = [
-            nets.MLP(inputs, size, **config.expl_head)
-            for _ in range(config.disag_models)
-        ]
-        self.heads = build(nn.ModuleList(heads))
-        self.predictors = self.heads
+        size, count = sizes[config.disag_target], config.disag_models
+        made = (nets.MLP(inputs, size, **config.expl_head) for _ in range(count))
+        self.heads = self.predictors = build(nn.ModuleList(made))
         self.opt = build.optimizer("expl", {"heads": self.heads}, config.expl_opt)
         self.ac = new_actor_critic()
         self.intr_rewnorm = build.stream_norm(config.expl_reward_norm)
         self.extr_rewnorm = build.stream_norm(config.expl_reward_norm)
 
     def predictor_loss(self, start: Outputs, outs: Outputs, data: Outputs) -> Tensor:
-        """Sum over heads the mean negative log-likelihoods of their targets.
-
-        loss = -sum_k mean(log p_k(target[t + offset] | feat[t], action[t]))
-        """
+        """Compute -sum_k mean(log p_k(target[t + offset] | feat[t], action[t]))."""
         target = {
             "embed": outs["embed"],
             "stoch": start["stoch"].flatten(2),
@@ -226,12 +208,10 @@ class Plan2Explore(Seeker):
         if self.config.disag_action_next:  # The last one's lies beyond the batch, and
             action = action.roll(-1, 1)  # so does its target.
         inputs = self._inputs(inputs, action)  # (B, T, F+A)
-        mask = torch.ones_like(inputs[..., 0])  # (B, T)
+        mask = torch.ones_like(inputs[:, offset:, 0])  # (B, T-offset)
         if offset:
             if self.config.disag_mask_seams:
                 mask = self._same_episode(data["is_first"], offset).to(inputs.dtype)
-            else:
-                mask = mask[:, offset:]
             target, inputs = target[:, offset:], inputs[:, :-offset]  # T-offset
         total = mask.sum().clamp(min=1)
         return -sum(
@@ -285,8 +265,8 @@ class Plan2Explore(Seeker):
 class ModelLoss(Seeker):
     """Seeks states in which the world model's loss is predicted to be high.
 
-    One head predicts expl_model_loss per state: ``kl``, or the negative
-    log-likelihood of a head such as ``reward`` or ``image``.
+    One head predicts expl_model_loss per state: ``kl``, or the negative log-likelihood
+    of a head such as ``reward`` or ``image``.
     """
 
     parts = ("head", "opt", "ac", "rewnorm")
@@ -318,10 +298,8 @@ class ModelLoss(Seeker):
         return losses[self.config.expl_model_loss].detach()
 
     def reward(self, seq: Outputs) -> tuple[Tensor, Metrics]:
-        """Predict the loss (H+1, N) of an imagined sequence.
-
-        Metrics: ``intr_reward_``.. as Plan2Explore's.
-        """
+        """Predict the loss (H+1, N) of an imagined sequence; metrics as
+        Plan2Explore's."""
         intr, norms = self.rewnorm(self.head(seq["feat"], seq.get("ones")).mode())
         metrics = {f"intr_reward_{key}": value for key, value in norms.items()}
         return self.config.expl_intr_scale * intr, metrics

@@ -23,9 +23,10 @@ from dreamerv2.common.envs import make_env
 from dreamerv2.common.episodes.offline import Recordings
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags
+from dreamerv2.common.suites.actions import action_names
 from dreamerv2.playing.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
-from dreamerv2.playing.keys import GameKeys, action_names
-from dreamerv2.playing.options import SHARED, run_command, run_config, uncompiled
+from dreamerv2.playing.keys import GameKeys
+from dreamerv2.playing.options import SHARED, run_config, run_player, uncompiled
 from dreamerv2.playing.player import step_rate
 from dreamerv2.playing.stepper import Stepper
 from dreamerv2.running.exported import (
@@ -45,7 +46,7 @@ OPTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 2 for what the user can mend."""
-    return run_command("dreamerv2-play", __doc__, argv, OPTIONS, _make)
+    return run_player("dreamerv2-play", __doc__, argv, OPTIONS, _make)
 
 
 def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
@@ -59,10 +60,8 @@ def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
 
 
 def choose_shipped() -> str:
-    """Return the name of a shipped agent: of several, the one asked for.
-
-    Raises UsageError where there is none.
-    """
+    """Return the name of a shipped agent: of several, the one asked for; or
+    UsageError."""
     names = list(shipped_agents())
     if not names:
         raise UsageError("No --logdir was given: name the folder of a trained agent.")

@@ -21,10 +21,11 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.replay import Replay
+from dreamerv2.common.suites.actions import action_names
 from dreamerv2.common.suites.atari import find_rom
 from dreamerv2.playing.canvas import Canvas, Scene, bars
-from dreamerv2.playing.keys import GameKeys, action_names
-from dreamerv2.playing.options import SHARED, run_command, run_config
+from dreamerv2.playing.keys import GameKeys
+from dreamerv2.playing.options import SHARED, run_config, run_player
 from dreamerv2.playing.player import KeyPlayer, screen_aspect, screen_of, step_rate
 from dreamerv2.running.seeds import derive_seed
 
@@ -39,7 +40,7 @@ OPTIONS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 2 for what the user can mend."""
-    return run_command("dreamerv2-play-test", __doc__, argv, OPTIONS, _make)
+    return run_player("dreamerv2-play-test", __doc__, argv, OPTIONS, _make)
 
 
 def _make(options: Namespace, rest: list[str]) -> tuple["EnvPlayer", str]:
@@ -74,11 +75,8 @@ def make_player(config: Config, save: str = "", scale: int = 5) -> "EnvPlayer":
 
 
 class EnvPlayer(KeyPlayer):
-    """Lets a person, or chance, play an environment, wrapped as for the agent.
-
-    replay: gets each episode when it ends, and at the end the last one, cut short, as
-      by a time limit; None keeps none.
-    """
+    """Lets a person, or chance, play an environment, wrapped as for the agent; `replay`
+    gets each episode at its end, the last one cut short, as by a time limit."""
 
     HINT = "arrows and space play    l random    p pause    + - speed    F1 all keys"
 

@@ -38,9 +38,8 @@ class Config(Mapping):
     Values are bools, ints, floats, strings, and non-empty tuples of one of these.
     Reading: `config.rssm.deter`, `config["rssm.deter"]`, `MLP(**config.critic)`.
     Iterating gives the keys of the top level; `flat` gives all the dotted ones.
-
-    `update` returns a changed copy, in which each value has the type that it had
-    before. It and the constructor raise UsageError for keys and values they refuse.
+    `update` returns a changed copy of the same types. UsageError for keys and values
+    that are refused.
     """
 
     def __init__(self, mapping: Mapping | None = None, /, **kwargs: Any) -> None:
@@ -97,9 +96,9 @@ class Config(Mapping):
         regular expression: it sets every dotted key that it matches as a whole.
 
         Types are kept. A bool takes bools and the strings True and False; an int also
-        whole floats and strings such as '1e6'; a float takes numbers and their
-        strings; a string also takes numbers; a list takes lists and strings with
-        commas. Raises UsageError for any other value, and for unknown keys.
+        whole floats and strings such as '1e6'; a float takes numbers and their strings;
+        a string also takes numbers; a list takes lists and strings with commas.
+        UsageError for any other value, and for unknown keys.
         """
         flat = dict(self._flat)
         for key, value in _flatten({**(mapping or {}), **kwargs}):
@@ -204,27 +203,14 @@ class Config(Mapping):
         return "\n".join(f"{k}: {format_value(v)}" for k, v in self._flat.items())
 
 
-def load_presets(path: str | os.PathLike | None = None) -> dict[str, dict[str, Any]]:
-    """Read `defaults` and the named overrides from `path`, or from the package.
-
-    Raises UsageError if the file cannot be read or does not hold mappings.
-    """
-    if path is None:
-        return copy.deepcopy(_own_presets())
-    presets = read_yaml(path)
-    for name, preset in presets.items():
-        if not isinstance(preset, Mapping):
-            raise UsageError(
-                f"Preset {name!r} in {path} is not a mapping; give it keys and values."
-            )
-    if "defaults" not in presets:
-        raise UsageError(f"{path} has no preset 'defaults'; add one with all the keys.")
-    return presets
+def load_presets() -> dict[str, dict[str, Any]]:
+    """Return `defaults` and the named overrides, from configs.yaml."""
+    return copy.deepcopy(_presets())
 
 
 @functools.cache
-def _own_presets() -> dict[str, dict[str, Any]]:
-    return load_presets(importlib.resources.files("dreamerv2") / "configs.yaml")
+def _presets() -> dict[str, dict[str, Any]]:
+    return read_yaml(importlib.resources.files("dreamerv2") / "configs.yaml")
 
 
 def did_you_mean(
@@ -233,10 +219,8 @@ def did_you_mean(
     otherwise: str = "check its spelling.",
     prefix: str = "",
 ) -> str:
-    """Return the end of a message: "did you mean", or `otherwise`.
-
-    Known names that end in `.name` are the nearest, then those spelled alike.
-    """
+    """Return the end of a message: "did you mean", or `otherwise`. Known names that end
+    in `.name` are the nearest, then those spelled alike."""
     known = list(known)
     found = [key for key in known if key.rpartition(".")[2] == name]
     found = dict.fromkeys(found + difflib.get_close_matches(name, known))

@@ -1,20 +1,16 @@
 """Distributions of latents, actions and predictions.
 
 Rather than torch.distributions, for three reasons: samples take the noise as an
-argument, so that all randomness comes from one place (noise.py); nothing validates its
-arguments, since each check would wait for the device; and they compute what TensorFlow
-Probability does, clipping included.
+argument, so that all randomness comes from one place (noise.py); nothing waits for the
+device to validate arguments; and they compute what TensorFlow Probability does,
+clipping included.
 
-Every distribution here has a batch shape and an event shape. ``log_prob`` and
-``entropy`` are summed over the event and have the batch shape. They compute in the
-dtype of their parameters, which networks give them in float32.
-
-The interface, which a distribution implements as far as it makes sense:
-- ``noise_kind``: what sample() needs, see noise.Noise.
-- ``noise_shape``: the shape of that noise.
-- ``sample(noise)``: differentiable where the reference's is.
-- ``mean(noise)``, ``mode(noise)``, ``entropy(noise)``: the argument is a noise
-  function (see noise.NoiseFn), which only TanhNormalDist needs.
+Each has a batch shape and an event shape, over which ``log_prob`` and ``entropy`` are
+summed, in the dtype of the parameters (float32 of networks). As far as it makes sense
+it has ``noise_kind`` and ``noise_shape``, of what sample() needs; ``sample(noise)``,
+differentiable where the reference's is; and ``mean(noise)``, ``mode(noise)``,
+``entropy(noise)``, whose argument is a noise function (see noise.NoiseFn), which only
+TanhNormalDist needs.
 """
 
 import copy
@@ -37,9 +33,8 @@ def _sum_event(x: Tensor, dims: int) -> Tensor:
 class OneHotDist:
     """Categorical over one-hot vectors with straight-through gradients.
 
-    logits: (..., C). With ``latents=True``, (..., S, C), where the S latents are
-    one event. The sample's gradient is that of the probabilities (Algorithm 1 of
-    the paper): sample + probs - sg(probs).
+    logits: (..., C); with ``latents=True``, (..., S, C), where the S latents are one
+    event. The sample is sample + probs - sg(probs) (Algorithm 1 of the paper).
     """
 
     noise_kind = "gumbel"
@@ -121,30 +116,14 @@ class NormalDist:
         return _sum_event(each, self._dims)
 
 
-class MSEDist:
+class MSEDist(NormalDist):
     """Normals of unit variance: the squared error as a log-likelihood."""
 
-    noise_kind = "normal"
-
     def __init__(self, mean: Tensor, event_dims: int = 1):
-        self.loc = mean
-        self.noise_shape = mean.shape
-        self._dims = event_dims
-
-    def sample(self, noise: Tensor) -> Tensor:
-        return self.loc + noise
-
-    def mode(self, noise: NoiseFn | None = None) -> Tensor:
-        return self.loc
-
-    mean = mode
+        super().__init__(mean, mean.new_ones(()).expand_as(mean), event_dims)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return _sum_event(-0.5 * (value - self.loc) ** 2 - HALF_LOG_2PI, self._dims)
-
-    def entropy(self, noise: NoiseFn | None = None) -> Tensor:
-        each = torch.full_like(self.loc, 0.5 + HALF_LOG_2PI)
-        return _sum_event(each, self._dims)
 
 
 class BinaryDist:
@@ -179,9 +158,9 @@ class BinaryDist:
 class TruncNormalDist:
     """Normals truncated to [-1, 1]; the last dimension is the event.
 
-    With a and b the standardised bounds and Z = Phi(b) - Phi(a), a sample is
-    loc + std * Phi^-1(Phi(a) + u * Z) for uniform u, clipped to within CLIP of the
-    bounds with the gradient of the unclipped one.
+    With a and b the standardised bounds and Z = Phi(b) - Phi(a), a sample is loc + std
+    * Phi^-1(Phi(a) + u * Z) for uniform u, clipped to within CLIP of the bounds with
+    the gradient of the unclipped one.
     """
 
     noise_kind = "uniform"
@@ -198,17 +177,13 @@ class TruncNormalDist:
         self._z = torch.special.ndtr(self._b) - self._cdf_a
 
     def sample(self, noise: Tensor) -> Tensor:
-        event = self.loc + self.std * self._standard(noise)
+        eps = torch.finfo(self.loc.dtype).eps
+        # Phi^-1 of 0 or 1 would be infinite, and so would its gradient.
+        quantile = (self._cdf_a + noise * self._z).clamp(eps, 1 - eps)
+        event = self.loc + self.std * torch.special.ndtri(quantile)
         low, high = self.LOW + self.CLIP, self.HIGH - self.CLIP
         clipped = event.detach().clamp(low, high)
         return event + (clipped - event.detach())
-
-    def _standard(self, noise: Tensor) -> Tensor:
-        """Return the standardised sample for uniform noise."""
-        eps = torch.finfo(self.loc.dtype).eps
-        # Phi^-1 of 0 or 1 would be infinite, and so would its gradient.
-        quantile = self._cdf_a + noise * self._z
-        return torch.special.ndtri(quantile.clamp(eps, 1 - eps))
 
     def mode(self, noise: NoiseFn | None = None) -> Tensor:
         return self.loc.clamp(self.LOW, self.HIGH)
@@ -236,9 +211,9 @@ def _pdf(x: Tensor) -> Tensor:
 class TanhNormalDist:
     """tanh of a normal; the last dimension is the event.
 
-    It has no mean, mode and entropy in closed form: they are estimated from
-    ``samples`` draws named ``tanh_stats``, the mode being, for each batch element,
-    its own most likely draw.
+    Mean, mode and entropy, of no closed form, are estimated from ``samples`` draws
+    named ``tanh_stats``, the mode being, for each batch element, its own most likely
+    draw.
     """
 
     noise_kind = "normal"

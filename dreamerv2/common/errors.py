@@ -7,24 +7,16 @@ from collections.abc import Iterable
 
 class UsageError(Exception):
     """Something outside the program is wrong; commands print it, and exit with code 2.
-
-    The message is one sentence: what was wrong, what was expected, what to do.
-    """
+    The message is one sentence: what was wrong, what was expected, what to do."""
 
 
 class RunFailed(Exception):
-    """A run cannot go on, through no fault of how it was started; exit code 1.
-
-    The message is one sentence: what went wrong, what is kept, what to do.
-    """
+    """A run cannot go on, through no fault of how it was started; exit code 1. The
+    message is one sentence: what went wrong, what is kept, what to do."""
 
 
 class WorkerFailed(RuntimeError):
-    """An error in another thread or process, whose traceback is its text.
-
-    Attributes:
-      summary: of the error there, see `summary`.
-    """
+    """An error in another thread or process: its traceback, and its `summary`."""
 
     def __init__(self, text: str, summary: str):
         super().__init__(text)

@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, and failures to write in one sentence.
+"""Files that appear whole or not at all: the one way in which this project writes.
 
-The one way in which this project writes. Free of torch, for processes of environments.
+Free of torch, for processes of environments.
 """
 
 import contextlib

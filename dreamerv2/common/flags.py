@@ -1,38 +1,66 @@
 """The command line, as changes to a config."""
 
+import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from dreamerv2.common.config import Config, did_you_mean
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.settings.help import help_text
 
 HELP = ("--help", "-h")
+
+
+def run_command(name: str, work: Callable[[], Any]) -> int:
+    """Do a command's work; return the exit code: 2 for what the user can mend."""
+    print_anything()
+    try:
+        work()
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class OptionParser(argparse.ArgumentParser):
+    """For options that are none of a run's config; UsageError for wrong ones."""
+
+    def __init__(self, doc: str | None, **more: Any):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(
+            description=doc, formatter_class=form, allow_abbrev=False, **more
+        )
+
+    def error(self, message: str) -> NoReturn:
+        text = message[0].upper() + message[1:]
+        raise UsageError(f"{text}; --help lists the options.")
 
 
 class Flags:
     """Turn `--key value` arguments into an updated copy of a config.
 
     Also `--key=value`, `--list a b`, `--list a,b`, and `--pattern value`, where the
-    pattern is a regular expression for dotted keys. Later flags win over earlier ones.
-    Everything up to the next argument that begins with `--` is a value, negative
-    numbers too; a value that begins with `--` itself needs `--key=value`.
+    pattern is a regular expression for dotted keys. Later flags win. Everything up to
+    the next argument that begins with `--` is a value, negative numbers too; a value
+    that begins with `--` itself needs `--key=value`. `usage` is the top of --help.
     """
 
     def __init__(self, config: Mapping, usage: str = "") -> None:
-        """`usage` is text for the top of --help."""
         self._config = config if isinstance(config, Config) else Config(config)
         self._usage = usage
 
     def parse(self, argv: Sequence[str] | None = None) -> Config:
         """Apply the arguments (by default the program's) and return the new config.
 
-        `--help` prints every key, and `--help KEY ...` these alone, with the values in
-        force and what they mean, and exits with code 0; a KEY may be a pattern or a
-        group. Raises UsageError for an unknown flag or a value of the wrong type.
+        `--help` prints every key, and `--help KEY ...` these alone (keys, groups,
+        patterns), with the values in force and what they mean, and exits with code 0.
+        UsageError for an unknown flag or a value of the wrong type.
         """
         config, remaining = self.parse_known(argv)
         wanted: list[str] | None = None
@@ -83,11 +111,8 @@ def parse_config(
 ) -> Config:
     """Build a run's config: the defaults, then presets, then flags.
 
-    Args:
-        argv: Arguments; None for the program's. `--configs a b` names the presets.
-        presets: `defaults` and named overrides of it, as load_presets returns them.
-
-    Raises UsageError for unknown presets and for what Flags refuses.
+    `--configs a b` names the presets, of those that load_presets returns. UsageError
+    for unknown ones and for what Flags refuses.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen, remaining = [], []

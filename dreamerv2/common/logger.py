@@ -31,11 +31,8 @@ VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
 
 class Logger:
-    """Gathers metrics and hands them to its outputs, with steps in frames.
-
-    step: counts policy steps; read whenever something is written.
-    multiplier: environment frames per policy step (the action repeat).
-    """
+    """Gathers metrics and hands them to its outputs, with steps in frames: the policy
+    steps that `step` counts, times `multiplier` (the action repeat)."""
 
     def __init__(
         self, step: SupportsInt, outputs: Iterable[Output], multiplier: int = 1
@@ -53,11 +50,8 @@ class Logger:
         return int(self._step) * self._multiplier
 
     def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
-        """Add several values at once, each by its number of dimensions.
-
-        With 0 it is a scalar, with 2 or 3 an image, with 4 or 5 a video; ValueError for
-        others, as a batch of images or a gray video. A prefix gets an underscore.
-        """
+        """Add several values, each by its number of dimensions: 0 is a scalar, 2 or 3
+        an image, 4 or 5 a video; ValueError for others. A prefix gets an underscore."""
         kinds = [self.scalar, None, self.image, self.image, self.video, self.video]
         for name, value in mapping.items():
             name = f"{prefix}_{name}" if prefix else name
@@ -86,10 +80,8 @@ class Logger:
         self._scalars[name].append(value.detach() if is_tensor else value)
 
     def histogram(self, name: str, value: Any) -> None:
-        """Add numbers, of any shape, to show the distribution of; the last are written.
-
-        They are copied to the host, since their memory may be overwritten before then.
-        """
+        """Add numbers, of any shape, copied to the host; the last of a name are
+        written."""
         if isinstance(value, torch.Tensor):
             value = value.detach().float().cpu().numpy()
         self._latest[name] = np.ravel, np.array(value)
@@ -105,10 +97,8 @@ class Logger:
         self._latest[name] = as_video, value
 
     def write(self, fps: bool = False) -> None:
-        """Give everything since the last call to the outputs, at the current step.
-
-        fps: add a scalar `fps`: frames per second since the last one, or the start.
-        """
+        """Give everything since the last call to the outputs, at the current step, with
+        `fps` also the frames per second since the last one, or the start."""
         if fps:
             last_time, last_frames = self._last_time, self._last_frames
             self.restart_clock()
@@ -143,11 +133,8 @@ def add_episode(
     config: Mapping[str, Any],
     video: bool,
 ) -> None:
-    """Log `{mode}_return`, length, log_keys_*, and perhaps videos of an episode.
-
-    ep: arrays (T, ...); index 0 is the reset.
-    mode: `train` or `eval`.
-    """
+    """Log `{mode}_return`, length, log_keys_*, and perhaps videos of an episode, arrays
+    (T, ...) whose index 0 is the reset."""
     logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
     logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
     for kind, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max)):
@@ -162,10 +149,8 @@ def add_episode(
 
 
 class TerminalOutput:
-    """Prints the scalars in one line, `[  10000] actor_ent 1.79 / fps 812`.
-
-    It goes to `write`; the default prints it, above a progress bar if one shows.
-    """
+    """Gives the scalars in one line, `[  10000] actor_ent 1.79 / fps 812`, to `write`,
+    which by default prints it, above a progress bar if one shows."""
 
     def __init__(self, write: Callable[[str], None] | None = None):
         self._write = write or (lambda line: print(line, flush=True))
@@ -223,8 +208,8 @@ class JSONLOutput:
     def truncate_after(self, step: int, size: int | None = None) -> int:
         """Drop the lines of later steps (in frames), as a run resumes; return how many.
 
-        Lines that are no JSON are dropped, too, and those beyond the `size` that the
-        file had at the checkpoint: they are of an evaluation that is made again.
+        So are lines that are no JSON, and those beyond the `size` that the file had at
+        the checkpoint: they are of an evaluation that is made again.
         """
         content = self.path.read_bytes()
         if size is None or size and content[size - 1 : size] != b"\n":

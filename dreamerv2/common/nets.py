@@ -13,20 +13,11 @@ from dreamerv2.common import dists
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks import conv
 from dreamerv2.common.networks.conv import Shapes
-from dreamerv2.common.networks.layers import DistLayer, GRUCell, NormLayer, get_act
+from dreamerv2.common.networks.layers import DistLayer, NormLayer, get_act
+from dreamerv2.common.networks.layers import GRUCell as GRUCell
 from dreamerv2.common.networks.onehot import Ones
-from dreamerv2.common.networks.rssm import EnsembleRSSM
+from dreamerv2.common.networks.rssm import EnsembleRSSM as EnsembleRSSM
 from dreamerv2.common.torchutils import at_least_float32, compiled
-
-__all__ = [
-    "MLP",
-    "Decoder",
-    "DistLayer",
-    "Encoder",
-    "EnsembleRSSM",
-    "GRUCell",
-    "NormLayer",
-]
 
 # Rows that go through dense layers together on a CPU: few enough for its cache.
 CPU_ROWS = 800
@@ -38,11 +29,9 @@ def select_keys(shapes: Shapes, pattern: str, dims: int) -> list[str]:
 
 
 class _DenseStack(nn.Module):
-    """Linear maps, each followed by a norm and an activation.
-
-    A base class, so that the maps lie in the network itself by the reference's
-    names: ``dense0``, and ``norm0`` or ``densenorm0``.
-    """
+    """Linear maps, each with a norm and an activation: a base class, so that they lie
+    in the network itself by the reference's names, ``dense0``, ``norm0`` or
+    ``densenorm0``."""
 
     norm_name = "norm"
 
@@ -99,12 +88,8 @@ class Encoder(_DenseStack):
 
     Images (H, W, C), joined on their channels, go through convolutions of stride 2
     without padding, of depth cnn_depth * 2^i, and are flattened in the order height,
-    width, channel. Vectors, joined, go through the mlp_layers. Both outputs are
-    joined.
-
-    Args:
-      shapes: key -> shape of the observation space.
-      cnn_keys, mlp_keys: patterns; see select_keys.
+    width, channel. Vectors, joined, go through the mlp_layers. Both outputs are joined.
+    `shapes` are the observations', the keys patterns; see select_keys.
     """
 
     norm_name = "densenorm"
@@ -236,9 +221,7 @@ class Decoder(_DenseStack):
 
     def forward(self, features: Tensor) -> dict[str, dists.Dist]:
         """Features (..., F) -> key -> distribution with batch shape (...)."""
-        outputs = {}
-        if self.cnn_keys:
-            outputs.update(self._images(features))
+        outputs = self._images(features) if self.cnn_keys else {}
         if self.mlp_keys:
             x = self._dense(features)
             for key in self.mlp_keys:
@@ -253,10 +236,8 @@ class Decoder(_DenseStack):
         means = self._cnn(features.reshape(-1, features.shape[-1]))  # (N, H, W, C)
         means = at_least_float32(means).reshape(*features.shape[:-1], *means.shape[1:])
         means = means.split([self._shapes[key][-1] for key in self.cnn_keys], -1)
-        return {
-            key: dists.MSEDist(mean, 3)
-            for key, mean in zip(self.cnn_keys, means, strict=True)
-        }
+        pairs = zip(self.cnn_keys, means, strict=True)
+        return {key: dists.MSEDist(mean, 3) for key, mean in pairs}
 
     def _cnn(self, features: Tensor) -> Tensor:
         """(N, F) -> the joined images (N, H, W, C)."""
@@ -269,13 +250,8 @@ class Decoder(_DenseStack):
 
 
 class MLP(_DenseStack):
-    """``layers`` x (linear, norm, activation), then a distribution (DistLayer).
-
-    Args:
-      inputs: size of the features.
-      shape: event shape of the distribution, () for a scalar.
-      dist, min_std: see DistLayer.
-    """
+    """``layers`` x (linear, norm, activation), then a distribution of event shape
+    `shape`, () for a scalar (DistLayer)."""
 
     def __init__(
         self,
@@ -295,8 +271,6 @@ class MLP(_DenseStack):
         self.out = DistLayer(size, shape, dist, min_std)
 
     def forward(self, features: Tensor, ones: Ones | None = None) -> dists.Dist:
-        """Features (..., inputs) -> distribution with batch shape (...).
-
-        ones: where the latents are one that the features begin with, see onehot.py.
-        """
+        """Features (..., inputs) -> distribution with batch shape (...); `ones`: where
+        the latents are one that they begin with, see onehot.py."""
         return self.out(self._dense(features, ones))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.common.flags import run_command
 from dreamerv2.common.plots import figure, scores
 from dreamerv2.common.plots.curves import (
     LoggedRun,
@@ -36,14 +36,7 @@ from dreamerv2.common.plots.options import parse
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code, 2 for what the user can mend."""
-    print_anything()
-    try:
-        for path in plot(parse(argv, __doc__)):
-            print(f"Wrote {path}.")
-    except UsageError as error:
-        print(f"plot: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("plot", lambda: plot(parse(argv, __doc__)))
 
 
 def plot(args: argparse.Namespace) -> list[Path]:
@@ -70,7 +63,9 @@ def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> lis
         raise UsageError(
             f"Cannot write to {outdir} ({error.strerror}): choose another --outdir."
         ) from error
-    return [outdir / f"curves.{kind}" for kind in ("png", "pdf", "json")]
+    paths = [outdir / f"curves.{kind}" for kind in ("png", "pdf", "json")]
+    print("\n".join(f"Wrote {path}." for path in paths))
+    return paths
 
 
 def rename(

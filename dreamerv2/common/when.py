@@ -7,12 +7,11 @@ from typing import Any, SupportsInt
 
 
 class Every:
-    """True once every `every` steps, beginning with the first call.
+    """True once every `every` steps, beginning with the first call; 0 is never.
 
     Due times lie on the grid first, first + every, first + 2 * every, and so on. After
     a gap longer than that the answer is True once, and the next due time is the next
-    one on the grid. With `catch_up` it is True once for each due time passed instead,
-    on as many calls in a row. An `every` of 0 is never; a negative one is a ValueError.
+    one on the grid. With `catch_up` it is True once for each due time passed instead.
     """
 
     def __init__(self, every: int, catch_up: bool = False) -> None:
@@ -41,23 +40,10 @@ class Every:
         return {"every": self._every, "due": self._due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned.
-
-        If `every` was another number there, the new one counts from the last due time.
-        """
+        """Go on from what state_dict returned; another `every` counts from the last due
+        time."""
         due = state["due"]
         self._due = None if due is None else due - state["every"] + self._every
-
-
-class Once:
-    """True at the first call only."""
-
-    def __init__(self) -> None:
-        self._first = True
-
-    def __call__(self, step: SupportsInt | None = None) -> bool:
-        first, self._first = self._first, False
-        return first
 
 
 class Until:

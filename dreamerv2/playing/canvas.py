@@ -31,11 +31,9 @@ class Scene:
 
 
 class Canvas:
-    """Draws scenes, all of one size: title, panes, captions, cells, note.
-
-    `panes` pictures fit side by side at full scale, each 64 * scale screen pixels wide;
-    aspect: their width / height.
-    """
+    """Draws scenes, all of one size: title, `panes` pictures side by side, each 64 *
+    scale screen pixels wide and of this `aspect`, width / height, captions, cells,
+    note."""
 
     def __init__(self, panes: int = 3, scale: int = 5, aspect: float = 1.0):
         self._aspect = aspect

@@ -1,15 +1,13 @@
 """The command lines of play.py and play_test.py: own flags, and a run's config."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.flags import Flags, parse_config
-from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.common.flags import Flags, OptionParser, parse_config, run_command
 from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.keys import Script
 from dreamerv2.playing.player import KeyPlayer
@@ -28,12 +26,7 @@ SHARED = {
 SUITE_PRESETS = {"atari": "atari", "crafter": "crafter"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"Cannot read the flags, {message}; --help explains them.")
-
-
-def run_command(
+def run_player(
     name: str,
     doc: str,
     argv: Sequence[str] | None,
@@ -45,35 +38,22 @@ def run_command(
     options: name -> (default, meaning), beside the flags of the run's config.
     make: takes the options' values and other arguments; gives player and title.
     """
-    print_anything()
-    try:
+
+    def work() -> None:
         given, rest = split_flags(argv, options, doc)
         script = Script(given.keys)
         player, title = make(given, rest)
         play(player, script, given.steps, given.headless, given.record, title)
-    except UsageError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[0].upper()}{message[1:]}; --help lists the flags.")
+    return run_command(name, work)
 
 
 def split_flags(
     argv: Sequence[str] | None, options: Mapping[str, tuple[Any, str]], doc: str
 ) -> tuple[argparse.Namespace, list[str]]:
     """Return the values of a program's own options, and all other arguments."""
-    parser = _Parser(
-        description=doc,
-        epilog="All of the run's own flags (see train.py --help) are taken, too.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    also = "All of the run's own flags (see train.py --help) are taken, too."
+    parser = OptionParser(doc, epilog=also)
     for name, (default, meaning) in options.items():
         more: dict[str, Any] = {"type": type(default)}
         if default is False:
@@ -89,10 +69,8 @@ def split_flags(
 
 
 def run_config(argv: Sequence[str]) -> Config:
-    """Return the config of a run, in which nothing is compiled.
-
-    It begins with --configs, else the logdir's config.yaml, else the task's preset.
-    """
+    """Return the config of a run, uncompiled: it begins with --configs, else the
+    logdir's config.yaml, else the task's preset."""
     presets = load_presets()
     if any(a.partition("=")[0] == "--configs" for a in argv):
         return uncompiled(parse_config(argv, presets))

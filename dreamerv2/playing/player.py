@@ -13,12 +13,8 @@ SPEEDS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class KeyPlayer(ABC):
-    """Turns keys into state, and state into a frame.
-
-    keys: those that play the environment.
-    rate: policy steps per second at the game's own speed.
-    Subclasses add to `commands`: key -> (function, meaning).
-    """
+    """Turns keys into state, and state into a frame, at `rate` policy steps a second.
+    Subclasses add to `commands`: key -> (function, meaning)."""
 
     canvas: Canvas  # Made by the subclass, when it has seen the game's screen.
     control = "person"  # Or random.

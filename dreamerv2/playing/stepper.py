@@ -25,10 +25,8 @@ class Reading:
 
 
 class Stepper:
-    """Step the world model of an agent, which stays as it is; `seed` is of samples.
-
-    Shapes: B states side by side, A actions.
-    """
+    """Step the world model of an agent, which stays as it is; `seed` is of samples. B
+    states are side by side, with A actions."""
 
     def __init__(self, agent: Agent, seed: int = 0):
         self._agent = agent
@@ -49,10 +47,8 @@ class Stepper:
     def observe(
         self, state: State, action: np.ndarray, obs: Mapping[str, Any], is_first: bool
     ) -> tuple[State, float]:
-        """Filter one step: return the posterior, and its KL from the prior in nats.
-
-        action (A,) led from the state to the observation; is_first forgets both.
-        """
+        """Filter one step: return the posterior, and its KL from the prior in nats. The
+        action (A,) led from the state to the observation; is_first forgets both."""
         obs = {k: np.asarray(v)[None] for k, v in obs.items() if k[:4] != "log_"}
         data = self._agent.to_device(obs)
         first = torch.tensor([is_first], device=self._agent.device)

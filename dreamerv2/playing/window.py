@@ -140,11 +140,8 @@ def _open(pygame: Any, size: tuple[int, int], title: str) -> Any:
 
 @contextmanager
 def recorder(file: str, fps: float) -> Iterator[Any]:
-    """Yield a function that adds a frame (H, W, 3) uint8 to a file; None without one.
-
-    Frames go to the file as they come, so that a long recording fits into memory.
-    UsageError for an unknown kind of file and an mp4 without imageio-ffmpeg.
-    """
+    """Yield a function that adds a frame (H, W, 3) uint8 to a file as it comes, so that
+    long recordings fit into memory; None without one. UsageError for unknown kinds."""
     if not file:
         yield None
         return

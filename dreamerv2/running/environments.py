@@ -25,10 +25,8 @@ MakeEnv = Callable[[Config, int, bool], Any]
 
 
 class Restarts:
-    """Counts failures of all environments together; the one after `limit` ends the run.
-
-    Tracebacks go to `env_errors.log` in the folder.
-    """
+    """Counts failures of all environments together, with tracebacks in
+    `env_errors.log`; the one after `limit` ends the run."""
 
     def __init__(self, limit: int, folder: Path):
         self._limit = limit
@@ -36,10 +34,8 @@ class Restarts:
         self._count = 0
 
     def take(self, name: str, error: Exception) -> None:
-        """Log a failure of the environment of that name.
-
-        Raises RunFailed for one too many, UsageError for a log that cannot be written.
-        """
+        """Log a failure of the environment of that name; RunFailed for one too many,
+        UsageError for a log that cannot be written."""
         self._count += 1
         self.log(f"{name}, failure {self._count}", error)
         failure = f"{name} failed ({summary(error)})"
@@ -69,13 +65,10 @@ class Restarts:
 class Environments:
     """`count` environments of one task, for training or evaluation.
 
-    Args:
-      restarts: is asked whether one that failed may be made anew.
-      make: makes them; without it, config.task names them.
-      start: numbers that tell this start of a run from those before it, so that
-        environments made anew do not play the same episodes again.
-
-    Raises UsageError where the user can mend it, RunFailed for another failure.
+    `restarts` is asked whether one that failed may be made anew, `make` makes them in
+    place of config.task, and `start` tells this start of a run from those before it, so
+    that environments made anew do not play the same episodes again. UsageError where
+    the user can mend it, RunFailed for another failure.
     """
 
     def __init__(
@@ -102,10 +95,8 @@ class Environments:
             raise
 
     def replace(self, index: int, error: Exception) -> Any:
-        """Close the environment that failed with `error`, and return a new one.
-
-        Raises RunFailed for one failure too many.
-        """
+        """Close the environment that failed with `error`, and return a new one;
+        RunFailed for one failure too many."""
         while True:
             self._restarts.take(self._name(index), error)
             self._failed[index] += 1
@@ -133,11 +124,8 @@ class Environments:
         return {"states": states, "failed": list(self._failed), "start": self._start}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> str:
-        """Go on from what state_dict returned.
-
-        If that is not possible, return why, to be read after "since"; then all of them
-        must be reset.
-        """
+        """Go on from what state_dict returned; if that is impossible, return why, to be
+        read after "since", and then all of them must be reset."""
         if state is None:
             return "the checkpoint has no states of them"
         if len(state["states"]) != len(self.envs):
@@ -157,18 +145,13 @@ class Environments:
             self._close(env)
 
     def _close(self, env: Any, *grace: float) -> None:
-        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-            warnings.simplefilter("ignore")  # It hangs, as was already said.
-            stack.push(self._note)
-            env.close(*grace)
-
-    def _note(self, kind: type | None, error: Any, trace: Any) -> bool:
-        """Log what close() raises, which does not matter any more."""
-        if isinstance(error, Exception):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # It hangs, as was already said.
+                env.close(*grace)
+        except Exception as error:  # It does not matter any more.
             with contextlib.suppress(UsageError):  # A full disk, on the way out.
                 self._restarts.log(f"{self._role} environment, while closed", error)
-            return True
-        return False
 
     def _first(self, index: int) -> Any:
         try:

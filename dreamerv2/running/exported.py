@@ -142,10 +142,8 @@ class RunAgent:
 
 
 def start_from(agent: "Agent", source: str, parts: Sequence[str]) -> None:
-    """Start an agent from the weights of another, in a run or exported; say so.
-
-    `parts` are of `PARTS`, or `all`. UsageError for what is missing or does not fit.
-    """
+    """Start an agent from the weights of another, in a run or exported; say so. `parts`
+    are of `PARTS`, or `all`. UsageError for what is missing or does not fit."""
     exported = find_agent(source)
     if exported is None:
         load_weights(agent, source, parts)
@@ -184,8 +182,8 @@ def shipped_agents() -> dict[str, Path]:
 def find_agent(source: str | Path) -> ExportedAgent | None:
     """Find an exported agent: by a shipped name, a folder, a file of it, or hf://.
 
-    Return None where there is none, since `source` may be a run's folder. UsageError
-    for files that are damaged or missing, and for a hub without an answer.
+    None where there is none, since `source` may be a run's folder. UsageError for files
+    that are damaged or missing, and for a hub without an answer.
     """
     if str(source).startswith(HUB):
         repo = str(source).removeprefix(HUB)

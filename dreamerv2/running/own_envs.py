@@ -18,14 +18,11 @@ Source = Callable[[], Any] | list[Any]
 
 
 class OwnEnvs:
-    """Make the environments of a run from what `train` was given.
+    """Make the environments of a run from what `train` was given; UsageError if
+    unusable.
 
-    Attributes:
-      config: with the number of environments, a name for the task, and, if there are
-        environments that are made already, no restarts.
-      evaluates: True if there are environments for evaluation.
-
-    Raises UsageError for environments that cannot be used so.
+    `config` has their number, a name for the task, and, if some are made already, no
+    restarts; `evaluates` tells whether there are any for evaluation.
     """
 
     def __init__(self, train: Any, evaluation: Any, config: Config):
@@ -93,10 +90,8 @@ def is_maker(env: Any) -> bool:
 
 
 def prepare_env(env: Any, config: Config, seed: int) -> Env:
-    """Wrap any environment as `make_env` does, and check it.
-
-    Raises UsageError for one that is not as its spaces say, or cannot be used.
-    """
+    """Wrap any environment as `make_env` does, and check it; UsageError for one that is
+    not as its spaces say, or cannot be used."""
     own = hasattr(env, "obs_space") and not isinstance(env, gymnasium.Env)
     inner = OwnWrapper(env) if own else GymWrapper(env, seed)
     env = ActionRepeat(ResizeImage(inner, config.render_size), config.action_repeat)

@@ -1,7 +1,5 @@
-"""The random generators that a process has one of: seeded, saved, restored.
-
-The program draws from generators of its own; environments may use these.
-"""
+"""The random generators that a process has one of: the program draws from generators of
+its own, but environments may use these."""
 
 import random
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Checkpoints: the whole state of a run in one file, whole or not there at all.
 
-The file is what `torch.save` writes, holding tensors and plain containers only, so
-`torch.load(path, weights_only=True)` opens it anywhere. Arrays, bytes and huge ints
-are kept inside as tensors and strings, since nothing is ever loaded by running code.
+The file is what `torch.save` writes, and holds tensors and plain containers only, so
+`torch.load(path, weights_only=True)` opens it anywhere. Arrays, bytes and huge ints are
+kept as tensors and strings, since nothing is loaded by running code.
 """
 
 import os
@@ -23,11 +23,7 @@ VERSION = 1
 
 
 class DamagedCheckpoint(UsageError):
-    """The file is one of ours, as far as one can tell, and not what was written.
-
-    Attributes:
-      reason: to be read after "because".
-    """
+    """The file is one of ours, but not what was written; `reason` follows "because"."""
 
     def __init__(self, message: str, reason: str):
         super().__init__(message)
@@ -56,7 +52,7 @@ def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
 
     It holds dicts (keys str or int), lists and tuples of tensors, numpy arrays and
     scalars, bytes, str, int, float, bool and None; TypeError says where something else
-    is. Raises UsageError if it cannot be written; the file before is untouched.
+    is. UsageError if it cannot be written; the file before is untouched.
     """
     content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
     write_atomically(path, lambda file: torch.save(content, file))
@@ -67,10 +63,8 @@ def load_checkpoint(
 ) -> Any:
     """Read what `save_checkpoint` wrote, checking every byte and running no code.
 
-    All comes back as it was, tensors on `map_location`.
-
-    Raises UsageError for a file that is missing, unreadable or not ours, and its
-    subclass DamagedCheckpoint for one that is damaged.
+    All comes back as it was, tensors on `map_location`. UsageError for a file that is
+    missing, unreadable or not ours, its subclass DamagedCheckpoint for a damaged one.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +97,7 @@ def load_checkpoint(
 def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
     """Check that two mappings have the same names, and tensors of the same shapes.
 
-    Raises Misfit otherwise, which lists at most `limit` names of a kind and begins with
+    Misfit otherwise, which lists at most `limit` names of a kind and begins with
     `where`: what `found` is, such as "variables.pt: model".
     """
     missing = sorted(str(k) for k in expected if k not in found)

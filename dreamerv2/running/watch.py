@@ -16,14 +16,11 @@ BATCH = "nonfinite_batch.npz"
 
 
 class Watch:
-    """Counts the updates whose losses or gradients are not finite.
+    """Counts the updates whose losses or gradients are not finite; `patience` in a row
+    end the run, and the batch of the last goes to `folder`.
 
     `add` waits for nothing: it adds to a few numbers on the device. `check` waits, and
     is for the moments when something else waits, too.
-
-    Args:
-      patience: bad updates in a row at which the run ends.
-      folder: gets the batch of the last of these.
     """
 
     def __init__(self, patience: int, folder: Path):
@@ -57,10 +54,8 @@ class Watch:
         self._batch = batch
 
     def check(self, step: int) -> None:
-        """Print what was not finite since the last check.
-
-        Raises RunFailed if the last updates, `patience` or more, all were bad.
-        """
+        """Print what was not finite since the last check; RunFailed if the last
+        updates, `patience` or more, all were bad."""
         if self._counts is None:
             return
         *counts, row = (int(count) for count in self._counts.tolist())
@@ -92,10 +87,8 @@ class Watch:
 
 
 def check_actions(outputs: dict[str, Any], step: SupportsInt) -> dict[str, Any]:
-    """What a policy gave, if its actions are finite.
-
-    Raises RunFailed if not: the environments would be blamed for it.
-    """
+    """Return what a policy gave; RunFailed if actions are not finite, for which the
+    environments would be blamed."""
     if not np.isfinite(outputs["action"]).all():
         raise RunFailed(
             f"The policy's actions are not finite at step {int(step)}, so the run ends "

@@ -262,12 +262,6 @@ def test_files_that_cannot_be_used_get_one_sentence(tmp_path, config):
     path.write_text("- 1\n")
     with pytest.raises(UsageError, match="no mapping"):
         Config.read(str(path))
-    path.write_text("defaults: 3\n")
-    with pytest.raises(UsageError, match="'defaults'.*not a mapping"):
-        load_presets(path)
-    path.write_text("atari: {seed: 3}\n")
-    with pytest.raises(UsageError, match="no preset 'defaults'"):
-        load_presets(path)
 
 
 def test_every_preset_fits_the_defaults():

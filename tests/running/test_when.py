@@ -1,9 +1,9 @@
-"""Counter, Every, Once and Until, also across a gap and across a resume."""
+"""Counter, Every and Until, also across a gap and across a resume."""
 
 import pytest
 
 from dreamerv2.common.counter import Counter
-from dreamerv2.common.when import Every, Once, Until
+from dreamerv2.common.when import Every, Until
 
 # Asked at these steps, the reference gives these answers.
 STEPS = [0, 3, 5, 7, 12, 13, 29, 30, 31, 60]
@@ -75,11 +75,6 @@ def test_every_resumed_with_another_period_counts_from_the_last_due_time():
     assert fresh(7)
 
 
-def test_once_fires_at_the_first_call():
-    when = Once()
-    assert [when(), when(1), when(2)] == [True, False, False]
-
-
 @pytest.mark.parametrize("until", UNTIL)
 def test_until_answers_as_the_reference(until):
     when = Until(until)
@@ -89,7 +84,7 @@ def test_until_answers_as_the_reference(until):
 
 def test_all_of_them_take_a_counter():
     step = Counter(10)
-    assert Every(5)(step) and Once()(step)
+    assert Every(5)(step)
     assert not Until(10)(step)
 
 

@@ -14,8 +14,8 @@ _INT32 = np.iinfo(np.int32)
 def convert(name: str, value: object) -> np.ndarray:
     """Return `value` in the type in which the replay stores it; no copy if it has it.
 
-    Floats become float32, signed integers (and unsigned ones that fit) int32; uint8
-    and bool stay. Raises UsageError, naming the key, for anything else.
+    Floats become float32, signed integers (and unsigned ones that fit) int32; uint8 and
+    bool stay. UsageError, naming the key, for anything else.
     """
     value = np.asarray(value)
     dtype = value.dtype
@@ -60,14 +60,13 @@ def difference(found: Signature, wanted: Signature) -> str:
 
 
 class Episode:
-    """One episode, in memory or in its file.
+    """One episode, in memory or in its file, of which `name` is the name, once
+    finished.
 
     arrays: (N, ...) per key, of which the first `total` rows are the transitions. Those
-      are never written again, and growing makes new arrays: who holds `arrays` and a
-      `total` of any moment may read that much later, from any thread. None if they are
-      to be read from the file.
-    fields: their places in the file, once known.
-    name: of the file, once the episode is finished.
+    are never written again, and growing makes new arrays: who holds `arrays` and a
+    `total` of any moment may read that much later, from any thread. None if they are to
+    be read from the file, where `fields` are their places, once known.
     """
 
     def __init__(

@@ -37,9 +37,8 @@ class EpisodeFiles:
 
     The timestamp is UTC with microseconds and strictly increases, so that order by name
     is order of time. `steps` is the number of transitions less one. Damaged files are
-    renamed to `*.damaged`, foreign ones left as they are; `aside` lists both.
-
-    compress: write small files, rather than ones that can be mapped.
+    renamed to `*.damaged`, foreign ones left as they are; `aside` lists both. With
+    `compress` files are small, else they can be mapped.
     """
 
     def __init__(
@@ -63,10 +62,8 @@ class EpisodeFiles:
         self.index = Index(self.directory)
 
     def scan(self) -> list[str]:
-        """Return the names of the episode files, oldest first.
-
-        Of those not in the index the last bytes are read, to notice a cut-off file.
-        """
+        """Return the names of the episode files, oldest first. Of those not in the
+        index the last bytes are read, to notice a cut-off file."""
         try:
             with os.scandir(self.directory) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -111,10 +108,8 @@ class EpisodeFiles:
         return None
 
     def load(self, name: str) -> Arrays | None:
-        """Read an episode; None, and the file set aside, if that is impossible.
-
-        Nothing in the file is executed, and `name` cannot lead out of the directory.
-        """
+        """Read an episode; None, and the file set aside, if that is impossible. Nothing
+        in it is executed, and `name` cannot lead out of the directory."""
         if not _stamp(name):
             return None
         try:

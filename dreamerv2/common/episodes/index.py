@@ -1,8 +1,7 @@
 """The index of a directory of episodes: what is known of files without opening them.
 
-A cache and never the truth: a file that has another size or time of change than the
-index says is read and checked as if there were no index. What is missing here, damaged
-or out of date costs the time of reading those files, and is put right when opened next.
+A cache and never the truth: a file of another size or time of change than it says is
+read and checked anew, and what is missing or damaged here is put right.
 """
 
 import contextlib
@@ -32,9 +31,7 @@ class Entry(NamedTuple):
 
 class Index:
     """Entries by the names of files, and the file that keeps them: checksums and JSON.
-
-    Failures to write it are ignored: whoever writes episodes will meet and report them.
-    """
+    Failures to write it are ignored: whoever writes episodes will report them."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / INDEX

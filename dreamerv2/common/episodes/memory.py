@@ -18,10 +18,8 @@ _CGROUPS = (  # The limit of a container and what it uses, versions 2 and 1.
 
 
 def memory_needed(spaces: Mapping[str, Any], steps: int) -> int:
-    """Return the bytes of so many steps in memory.
-
-    spaces: per key of a transition (observations and actions) its `shape` and `dtype`.
-    """
+    """Return the bytes of so many steps in memory; `spaces` have a `shape` and
+    `dtype`."""
     kept = [spaces[key] for key in stored_keys(spaces)]
     small = (np.bool_, np.uint8)  # All else is stored in four bytes.
     sizes = [1 if np.dtype(space.dtype) in small else 4 for space in kept]

@@ -1,8 +1,7 @@
 """The bytes of an episode's file: an .npz as numpy reads it, to be read or mapped.
 
-Compressed files are small (Atari: a thirtieth of the memory), but only in files without
-compression can the steps of a sequence be read without all that come before: the file
-is mapped, and an array is a view of it at the place where its member begins.
+Compressed files are small (Atari: a thirtieth of the memory), but only others can be
+mapped, to read the steps of a sequence without all that come before.
 """
 
 import functools
@@ -63,10 +62,8 @@ class ObjectArrayError(ValueError):
 
 
 def write_arrays(file: BinaryIO, arrays: Arrays, compress: bool = True) -> None:
-    """Write what np.savez does, or np.savez_compressed at the fastest level.
-
-    For 1,000 Atari frames that takes 9 ms instead of 29, and 0.13 instead of 0.10 MB.
-    """
+    """Write what np.savez does, or np.savez_compressed at the fastest level: for 1,000
+    Atari frames 9 ms instead of 29, and 0.13 instead of 0.10 MB."""
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with zipfile.ZipFile(file, "w") as archive:
         for key, value in arrays.items():
@@ -134,14 +131,15 @@ def view_arrays(buffer: Any, fields: dict[str, Field]) -> Arrays:
 
 
 class Reader:
-    """Arrays of episodes that stay in their files, the latest ones kept open.
+    """Arrays of episodes that stay in their files, the latest ones kept open;
+    thread-safe.
 
     open_episode: makes an episode's arrays; raises EpisodeLostError.
     files, size: at most so many are open, and bytes of them mapped, which bounds the
       memory whatever the replay holds; to open one takes about 50 microseconds.
 
-    Thread-safe. The system ends the process if somebody shortens a mapped file where it
-    is; this program only ever replaces or removes whole ones.
+    The system ends the process if somebody shortens a mapped file where it is; this
+    program only ever replaces or removes whole ones.
     """
 
     def __init__(

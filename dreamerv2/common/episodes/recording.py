@@ -32,9 +32,7 @@ def read_recording(path: Path) -> tuple[Arrays, bool]:
     Return the arrays, and whether they are as in the file. They have the replay's types
     and shapes, but the action, whose kind no single file tells, is (T, A) of any
     numbers, with a first row of zeros. A missing is_first or is_last is made; keys that
-    begin `log_` are left out.
-
-    Raises DamagedRecording, and UsageError that names file and key.
+    begin `log_` are left out. DamagedRecording, or UsageError that names file and key.
     """
     try:
         raw = from_bytes(path.read_bytes(), lambda key, value: value).arrays

@@ -10,10 +10,8 @@ from dreamerv2.common.episodes.npz import Arrays
 
 
 class Recent:
-    """The newest finished episodes, in order of time, which is that of their names.
-
-    capacity: steps; the oldest leave beyond it, never the newest one. 0 is no limit.
-    """
+    """The newest finished episodes, in order of time, which is that of their names; the
+    oldest leave beyond `capacity` steps (0: no limit), never the newest one."""
 
     def __init__(self, capacity: int) -> None:
         self.steps = 0
@@ -49,13 +47,9 @@ class Recent:
 
 
 class DiskLimit:
-    """Removes the oldest files of a directory while they hold too many steps.
-
-    capacity: steps; 0 is no limit, and nothing is done or remembered then.
-    remove: deletes the file of that name; OSError if it cannot.
-
-    The newest file stays in any case. Says so at the 1st, the 10th, the 100th one.
-    """
+    """Removes the oldest files of a directory while they hold more steps than
+    `capacity` (0: no limit), never the newest one. Says so at the 1st, the 10th, the
+    100th one."""
 
     def __init__(
         self, directory: Path, capacity: int, remove: Callable[[str], None]
@@ -123,8 +117,6 @@ class HeldBack:
     A run that goes on exactly finishes the same ones again: they come into the replay
     at the same moments as before, and no second file is written. If it takes another
     way, they are episodes like any other.
-
-    load: reads the arrays of a file; None if it is damaged.
     """
 
     def __init__(self, load: Callable[[str], Arrays | None]) -> None:

@@ -15,14 +15,14 @@ from dreamerv2.common.errors import UsageError
 
 
 class Store:
-    """Finished episodes of at least minlen steps, in order of time.
+    """Finished episodes of at least minlen steps, in order of time; arguments as of
+    `Replay`.
 
-    Its arguments are those of a `Replay`. `recent` are the episodes to draw from; the
-    totals count what is on disk, too, but for what is held back. Only `read` is
-    thread-safe: a replay has a lock around the rest.
-
-    In memory, all is read and checked at once: two million Atari steps in ten seconds.
-    Mapped files are checked when first drawn from; the index says what is in them.
+    `recent` are the episodes to draw from; the totals count what is on disk, too, but
+    for what is held back. Only `read` is thread-safe: a replay has a lock around the
+    rest. In memory, all is read and checked at once: two million Atari steps in ten
+    seconds. Mapped files are checked when first drawn from; the index says what is in
+    them.
     """
 
     def __init__(
@@ -64,10 +64,8 @@ class Store:
             )
 
     def add(self, episode: Episode) -> None:
-        """Save a whole episode, or take the file that was held back with its contents.
-
-        UsageError if it cannot be written.
-        """
+        """Save a whole episode, or take the file that was held back with its contents;
+        UsageError if it cannot be written."""
         arrays = episode.trimmed()
         name = self._held_back.take(arrays)
         self._report_aside()
@@ -243,10 +241,8 @@ class Store:
 
 
 def _newest(waiting: list[str], room: float, none_yet: bool) -> list[str]:
-    """Take from the end of `waiting` what fits into `room`, or one if none_yet.
-
-    At most 256 at once, so that damaged ones among them can be made up for.
-    """
+    """Take from the end of `waiting` what fits into `room`, or one if none_yet; at most
+    256 at once, so that damaged ones among them can be made up for."""
     chosen: list[str] = []
     while waiting and len(chosen) < 256:
         steps = steps_in(waiting[-1])

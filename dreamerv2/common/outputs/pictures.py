@@ -17,10 +17,8 @@ GIF_END = b";"
 
 
 def check_picture(name: str, value: Any, kind: str) -> None:
-    """Raise ValueError, which names it, unless the value is an "image" or a "video".
-
-    An array or tensor as for `as_image` or `as_video`, which stays on its device.
-    """
+    """Raise ValueError, with its name, unless the value is an "image" or a "video": an
+    array or tensor as for `as_image` or `as_video`, which stays on its device."""
     shape, dtype = tuple(np.shape(value)), str(getattr(value, "dtype", "float"))
     ndims = (2, 3, 4) if kind == "image" else (3, 4, 5)
     if len(shape) not in ndims or 0 in shape:
@@ -56,8 +54,7 @@ def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
 
     Gray videos, and frames of at most 256 colors, are exact; others get the 256 colors
     that suit each frame best. GIF counts in 1/100 s and viewers want at least 2 of
-    them, so 50 is the most for `fps`. ValueError for another array, an empty one, or
-    one too large for a GIF.
+    them, so 50 is the most for `fps`. ValueError for another array.
     """
     shape, dtype = np.shape(frames), frames.dtype
     if len(shape) != 4 or shape[-1] not in (1, 3) or dtype != np.uint8 or not shape[0]:

@@ -27,15 +27,12 @@ def progress(
     unit: str = "steps",
     console: Console | None = None,
 ) -> Iterator["PlainBar | TerminalBar"]:
-    """Show the progress of the work inside the `with` block.
+    """Show the progress of the work inside the `with` block, from `start` to `total`.
 
     On a terminal this is one moving bar with rate and time left, and what is printed
     meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal) it is a line
     at the start, one at the end, and between them lines after 10, 20, 40, ... seconds,
     at least one every ten minutes.
-
-    total: the count, in `unit`, at which it is done; None if nobody knows.
-    start: the count at the beginning, when earlier work is resumed.
     """
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.

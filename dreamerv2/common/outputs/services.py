@@ -48,9 +48,8 @@ def make_outputs(
 ) -> list[Output]:
     """Make the outputs that `--logger` names, for a run that goes on at `frames`.
 
-    names: each `tensorboard`, `wandb`, `none`, or `module:Class` for an output of your
-      own, which is called with `(logdir, config)`; UsageError for others, and where a
-      package is missing.
+    names: each `tensorboard`, `wandb`, `none`, or `module:Class` for one of your own,
+    called with `(logdir, config)`; UsageError for others, and for a missing package.
     """
     outputs: list[Output] = []
     for name in dict.fromkeys(names):
@@ -82,13 +81,11 @@ def _load_output(name: str) -> Callable[[Path, Config], Output]:
 
 
 class TensorBoardOutput:
-    """Writes for TensorBoard: scalars in groups (see `scalar_tag`), histograms,
-    images, videos as GIFs that play, and the config as text and as hparams.
+    """Writes for TensorBoard: scalars in groups (see `scalar_tag`), histograms, images,
+    videos as GIFs that play, and the config as text and as hparams.
 
-    logdir: the folder for the event file; UsageError if it cannot be made or written.
-    purge_step: have TensorBoard forget what earlier files in the folder hold at this
-      step (in frames) and later ones: a run that resumes gives its step + 1.
-    config: shown on the tabs Text and HParams.
+    purge_step: have it forget what earlier files in the folder hold at this step (in
+    frames) and later ones: a run that resumes gives its step + 1.
     """
 
     def __init__(
@@ -182,9 +179,9 @@ class WandBOutput:
     """Sends scalars, histograms, images, and videos to Weights & Biases.
 
     A run that is resumed goes on there, too: its id is kept in `wandb_id.txt`. Its name
-    is the last three folders of the logdir, and the project is `dreamerv2` unless
-    WANDB_PROJECT says otherwise; WANDB_MODE=offline keeps everything in `wandb/` in the
-    logdir, for `wandb sync` later. UsageError without the package or a login.
+    is the last three folders of the logdir, and the project `dreamerv2` unless
+    WANDB_PROJECT is set; WANDB_MODE=offline keeps all in the logdir, for `wandb sync`
+    later. UsageError without the package or a login.
     """
 
     def __init__(self, logdir: str | os.PathLike, config: Config):

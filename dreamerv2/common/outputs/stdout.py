@@ -10,18 +10,15 @@ from typing import Any, TextIO
 
 
 def print_anything() -> None:
-    """Have standard output show characters that its encoding lacks as question marks.
-
-    Paths and progress bars may have some, in a locale of ASCII. For commands, at start.
-    """
+    """Have standard output show characters that its encoding lacks, as a path may have
+    in a locale of ASCII, as question marks. For commands, at start."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 class ReaderMayLeave:
     """A stream of text whose reader may leave: then `left` is called, once, and from
-    then on it goes nowhere. All but writing is asked of `stream`.
-    """
+    then on it goes nowhere. All but writing is asked of `stream`."""
 
     def __init__(self, stream: TextIO, left: Callable[[], None]):
         self._stream, self._left = stream, left

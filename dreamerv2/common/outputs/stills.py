@@ -1,8 +1,4 @@
-"""Stills of what the world model dreams, for the folder `report` of a run.
-
-One PNG per evaluation and observation: of images, frames of the open-loop video chosen
-along time; of vectors, truth against prediction.
-"""
+"""Stills of what the world model dreams, for the folder `report` of a run."""
 
 import os
 from collections.abc import Mapping
@@ -28,7 +24,6 @@ def save_stills(
 ) -> list[Path]:
     """Write `NAME_STEP.png` for each video and vector, or UsageError; return the paths.
 
-    frames: the step in the names.
     videos: of Agent.report, (T, 3*H, count*W, C) in [0, 1].
     vectors: of Agent.report_vectors, truth and model (count, T, D).
     """
@@ -79,10 +74,8 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
 
 
 def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Draw white lines between the pictures of open-loop videos, over their edges.
-
-    Each is what Agent.report returns, (T, 3*H, count*W, C) in [0, 1].
-    """
+    """Draw white lines between the pictures of open-loop videos (T, 3*H, count*W, C),
+    as Agent.report returns them, over their edges."""
     apart = {}
     for key, video in videos.items():
         apart[key] = video = video.copy()
@@ -97,11 +90,9 @@ def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndar
 def vector_plot(
     key: str, truth: np.ndarray, model: np.ndarray, dimensions: int = 12
 ) -> np.ndarray:
-    """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8.
-
-    A row for each of the first dimensions, a column for each of the first three
-    sequences; the dream begins at the dotted line.
-    """
+    """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8: a row for each of
+    the first dimensions, a column for the first three sequences; dotted, where the
+    dream begins."""
     # Slow to import, and needed at evaluations only.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

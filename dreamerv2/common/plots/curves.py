@@ -1,7 +1,4 @@
-"""Runs on disk, as curves: found, read, put into bins, and aggregated.
-
-Runs lie as TASK/METHOD/SEED/metrics.jsonl, with any folders above.
-"""
+"""Runs on disk, as curves: found, read, put into bins, and aggregated."""
 
 import json
 import math
@@ -73,7 +70,6 @@ def load_runs(
 ) -> list[LoggedRun]:
     """Return the runs below some folders that have both metrics; else UsageError.
 
-    xaxis, yaxis: names of metrics; only lines of metrics.jsonl with both count.
     tasks, methods: patterns found anywhere in the name; they order the result.
     prefix: put the folder's name before the method's.
     maxval: leave out values further than this from 0; 0 is no limit.
@@ -191,11 +187,9 @@ def nice_width(runs: Sequence[LoggedRun], bins: int = 30) -> float:
 def bin_points(
     x: np.ndarray, y: np.ndarray, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the right ends of the bins that have points, and the points' means.
-
-    A bin holds ((k-1) width, k width], and the first one 0 as well. Width 0: means of
-    points with the same x.
-    """
+    """Return the right ends of the bins ((k-1) width, k width] (of the first, with 0)
+    that have points, and the points' means. Width 0: means of points with the same
+    x."""
     index = np.ceil(np.round(x / width, 9)) if width else x
     if width:
         index = np.where((x >= 0) & (index < 1), 1, index)

@@ -30,10 +30,8 @@ _STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
 
 
 def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
-    """Return the figure of what `plot.summarize` returns, by the options of `args`.
-
-    Methods may have `points`, too: seed -> x and y (2, N), drawn as dots.
-    """
+    """Return the figure of what `plot.summarize` returns; methods may have `points`,
+    too: seed -> x and y (2, N), drawn as dots."""
     panels = [*data["tasks"].values(), *data["stats"].values()]
     titles = [task_title(task) for task in data["tasks"]]
     for stat in data["stats"]:
@@ -80,10 +78,8 @@ def task_title(task: str) -> str:
 def choose_colors(
     methods: Sequence[str], palette: Sequence[str], chosen: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return a color for each method: the chosen one, or the palette's next.
-
-    Raises UsageError for what is no color, palette or method.
-    """
+    """Return a color for each method, the chosen one or the palette's next; UsageError
+    for what is no color, palette or method."""
     for method, color in chosen.items():
         if method not in methods:
             known = ", ".join(methods)

@@ -6,26 +6,18 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.flags import OptionParser
 from dreamerv2.common.plots.scores import SCALES
 
 BASELINES = ("dreamerv2", "reference", "random", "human_gamer")
 STATS = (*SCALES, "mean", "median", "tasks")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists the options.")
-
-
 def parse(argv: Sequence[str] | None = None, doc: str = "") -> argparse.Namespace:
     """Return the arguments; `doc` is the top of --help. UsageError for wrong ones."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
-        "plot.py", None, doc, formatter_class=formatter, allow_abbrev=False
-    )
+    parser = OptionParser(doc, prog="plot.py")
     _add_data_options(parser)
     _add_look_options(parser)
     args = parser.parse_args(argv)

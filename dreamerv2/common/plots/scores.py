@@ -50,10 +50,8 @@ def load_baselines() -> dict[str, dict[str, float]]:
 
 
 def load_published() -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """Return task -> `dreamerv2` -> curve, for evaluation returns by frames.
-
-    A curve has arrays (N,): `x`, in frames, `mean`, `std` (n-1), `min`, `max`, `seeds`.
-    """
+    """Return task -> `dreamerv2` -> curve, for evaluation returns: arrays (N,) of `x`,
+    in frames, `mean`, `std` (n-1), `min`, `max`, `seeds`."""
     curves = _columns("dreamerv2.csv", "step")
     return {task: {"dreamerv2": curve} for task, curve in curves.items()}
 

@@ -14,14 +14,8 @@ WIDTH = 80
 
 
 def help_text(config: Config, wanted: Sequence[str] = ()) -> str:
-    """Return an entry for each key, in the sections of configs.yaml.
-
-    Args:
-      config: Whose values are shown.
-      wanted: Keys, groups, patterns, or last parts of keys; without any, all of them.
-
-    Raises UsageError for one that is none of these.
-    """
+    """Return an entry for each key, in the sections of configs.yaml, or for the wanted
+    ones: keys, groups, patterns, or last parts of keys; UsageError for others."""
     found = {key for name in wanted for key in _find(config, name)}
     sections, _ = _read_comments()
     lines, last = [], ""
@@ -57,10 +51,8 @@ def _entry(key: str, config: Config) -> list[str]:
 
 
 def meaning(key: str) -> str:
-    """Return the comment of a key in configs.yaml; empty if there is none.
-
-    A key without a comment means what those do that share its row of keys.yaml.
-    """
+    """Return the comment of a key in configs.yaml, else of those that share its row of
+    keys.yaml, else nothing."""
     _, comments = _read_comments()
     if key in comments:
         return comments[key]
@@ -71,10 +63,8 @@ def meaning(key: str) -> str:
 
 @functools.cache
 def _read_comments() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the section of each key of the top level, and each key's comment.
-
-    A section is headed by a line "  # Title", and a comment is behind its key.
-    """
+    """Return the section of each key of the top level, by lines "  # Title", and each
+    key's comment, which is behind it."""
     path = importlib.resources.files("dreamerv2") / "configs.yaml"
     text = path.read_text(encoding="utf-8").partition("\ndefaults:\n")[2]
     sections, comments, section, group = {}, {}, "", ""

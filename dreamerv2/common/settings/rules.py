@@ -97,10 +97,8 @@ def rule_of(key: str) -> Rule:
 
 
 def checked(config: Config) -> Config:
-    """Return the config with absolute paths, as an environment may change the folder.
-
-    Raises UsageError for values of the right type with which no run can work.
-    """
+    """Return the config with absolute paths, as an environment may change the folder;
+    UsageError for values of the right type with which no run can work."""
     for key, value in config.flat.items():
         rule_of(key).check(key, value)
     for sentence, conflict in CONFLICTS.items():
