@@ -1,13 +1,6 @@
 """Agents on a hub: pushed to and loaded from a stand-in for its server."""
 
-import base64
-import hashlib
-import json
-import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from run_tools import TINY, ok, train_here
@@ -16,97 +9,17 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.running.exported import open_agent
 from dreamerv2.running.exporting import export_run, push_agent
 
-constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub")
+
+import hub_tools  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SHA = "5" * 40
-
-
-class StandIn(BaseHTTPRequestHandler):
-    """Answers as the hub does to what a push and a download ask of it."""
-
-    files: dict[str, dict[str, bytes]] = {}  # Repository -> name -> content.
-
-    @property
-    def address(self):
-        return f"http://{self.headers['Host']}"
-
-    def log_message(self, *args):
-        pass
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.partition("?")[0]
-        if path == "/api/repos/create":
-            made = json.loads(body)
-            name = "/".join(filter(None, (made.get("organization"), made["name"])))
-            self.files.setdefault(name, {})
-            self.answer({"url": f"{self.address}/{name}"})
-        elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
-            names = [file["path"] for file in json.loads(body)["files"]]
-            kinds = [
-                {"path": name, "uploadMode": "regular", "shouldIgnore": False}
-                for name in names
-            ]
-            self.answer({"files": kinds})
-        elif match := re.fullmatch(r"/api/models/(.+)/commit/main", path):
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    content = base64.b64decode(line["value"]["content"])
-                    self.files[match[1]][line["value"]["path"]] = content
-            url = f"{self.address}/{match[1]}/commit/{SHA}"
-            self.answer({"commitUrl": url, "commitOid": SHA})
-        else:
-            self.answer({"error": "unknown"}, 404)
-
-    def do_GET(self):
-        path = unquote(self.path.partition("?")[0])
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/main)?", path):
-            if match[1] not in self.files:
-                return self.answer({"error": "Repository not found"}, 404)
-            names = [{"rfilename": name} for name in self.files[match[1]]]
-            self.answer({"id": match[1], "sha": SHA, "siblings": names})
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.+", path):
-            entries = [
-                {"type": "file", "path": name, "size": len(value), "oid": SHA}
-                for name, value in self.files[match[1]].items()
-            ]
-            self.answer(entries)
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            content = self.files[match[1]][match[2]]
-            tag = hashlib.sha1(content).hexdigest()
-            self.answer(content, headers={"X-Repo-Commit": SHA, "ETag": f'"{tag}"'})
-        else:
-            self.answer({"error": "unknown"}, 404)
-
-    do_HEAD = do_GET
-
-    def answer(self, content, code=200, headers=()):
-        if not isinstance(content, bytes):
-            content = json.dumps(content).encode()
-        self.send_response(code)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
 
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    monkeypatch.setenv("HF_TOKEN", "hf_token")
-    yield server
-    server.shutdown()
-    StandIn.files.clear()
+    with hub_tools.stand_in(monkeypatch, tmp_path / "cache"):
+        yield
 
 
 def test_an_agent_pushed_to_the_hub_is_opened_by_its_name(server, tmp_path):
@@ -115,7 +28,7 @@ def test_an_agent_pushed_to_the_hub_is_opened_by_its_name(server, tmp_path):
     export_run(folder, tmp_path / "out")
     assert push_agent(tmp_path / "out", "org/catcher") == "hf://org/catcher"
     names = {"catch.safetensors", "catch.yaml", "catch.npz"}
-    assert set(StandIn.files["org/catcher"]) == names
+    assert set(hub_tools.StandIn.files["org/catcher"]) == names
     found = open_agent("hf://org/catcher")
     for path in (tmp_path / "out").iterdir():
         assert (Path(found.base).parent / path.name).read_bytes() == path.read_bytes()

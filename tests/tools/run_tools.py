@@ -88,15 +88,16 @@ def load_script(path):
 
 def script_here(path, *flags):
     """Another script in this process."""
-    return _here(load_script(path).main, flags)
+    return main_here(load_script(path).main, *flags)
 
 
 def train_here(*flags):
     """A run in this process, which saves the seconds that importing torch takes."""
-    return _here(script.main, flags)
+    return main_here(script.main, *flags)
 
 
-def _here(main, flags):
+def main_here(main, *flags):
+    """The main function of a command, in this process."""
     out, err = io.StringIO(), io.StringIO()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
