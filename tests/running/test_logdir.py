@@ -158,6 +158,7 @@ def test_a_function_that_makes_environments_may_be_renamed(config):
 
 def test_a_relative_logdir_stays_where_it_was(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()  # What is no folder may be the name of an agent.
     relative = checked(config.update(logdir="run", load="a", offline="../b"))
     with closing(Logdir(config.update(logdir="run"))) as logdir:
         (tmp_path / "elsewhere").mkdir()
