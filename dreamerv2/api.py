@@ -96,10 +96,7 @@ def _brief(function: Callable[P, R]) -> Callable[P, R]:
 
 @_brief
 def train(
-    env: Any,
-    config: Config,
-    outputs: Sequence[Output] = (),
-    eval_env: Any = None,
+    env: Any, config: Config, outputs: Sequence[Output] = (), eval_env: Any = None
 ) -> None:
     """Train an agent in config.logdir, or go on with the one that is there.
 
@@ -135,8 +132,7 @@ def train(
 
 @_brief
 def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
-    """Load a finished agent, to act with; UsageError if there is none, or it does not
-    fit.
+    """Load a finished agent, to act with; UsageError if there is none that fits.
 
     source: a run's folder, the name of an agent that comes along ("boxing"), the folder
       of an exported one, or hf://ORG/NAME.
@@ -198,9 +194,8 @@ class Player:
         spaces = self.env.obs_space
         if not _fits(obs, spaces):
             raise UsageError(
-                f"A player takes what player.env observes, with {', '.join(spaces)} in "
-                f"the shapes of player.env.obs_space, but got {_described(obs)}: take "
-                "the observation from player.env.reset() or player.env.step(action)."
+                f"A player takes what player.env observes, {', '.join(spaces)} in the "
+                f"shapes of its spaces, but got {_described(obs)}: take it from there."
             )
         batch = {key: np.asarray(obs[key])[None] for key in spaces}
         actions, self._state = self.agent.policy(batch, self._state, mode)
@@ -220,7 +215,6 @@ class Player:
 
 
 def _fits(obs: Any, spaces: Mapping[str, Any]) -> bool:
-    """Check that an observation has the keys and shapes of its spaces."""
     return isinstance(obs, Mapping) and all(
         key in obs and np.shape(obs[key]) == tuple(space.shape)
         for key, space in spaces.items()

@@ -82,11 +82,10 @@ def evaluate(
     device: str = "auto",
     videos: Path | None = None,
 ) -> tuple[list[float], list[int]]:
-    """Play whole episodes, by the mode of the policy; return returns and lengths
-    (steps).
+    """Play whole episodes; return returns and lengths. `videos` gets the images.
 
-    Each environment plays the same number of episodes, up to one, so that short
-    episodes count for no more than long ones. A folder `videos` gets the images.
+    Each environment plays the same number of episodes, up to one, so that short ones
+    count for no more than long ones.
     """
     config = trained.config.update(
         {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}

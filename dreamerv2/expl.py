@@ -109,12 +109,7 @@ class Seeker(torchutils.Module, ABC):
         return sample_actor(self.ac.actor, feat, noise)
 
     def train(
-        self,
-        start: Outputs,
-        outs: Outputs,
-        data: Outputs,
-        noise: NoiseFn,
-        step: Tensor,
+        self, start: Outputs, outs: Outputs, data: Outputs, noise: NoiseFn, step: Tensor
     ) -> Metrics:
         """Step the predictors, then the actor-critic on their reward.
 

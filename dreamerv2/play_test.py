@@ -142,7 +142,6 @@ class EnvPlayer(KeyPlayer):
         print(f"Saved an episode of {len(steps) - 1} steps, return {self.total:g}.")
 
     def _render(self) -> np.ndarray | None:
-        """Return the real screen; None where there is none."""
         try:
             return screen_of(self._env)
         except gymnasium.error.DependencyNotInstalled as error:
@@ -150,7 +149,6 @@ class EnvPlayer(KeyPlayer):
             return None
 
     def _agent_view(self) -> tuple[str, np.ndarray]:
-        """Return a caption, and the agent's image, or its vectors as bars."""
         arrays = {k: np.asarray(v) for k, v in self.obs.items() if k[:4] != "log_"}
         images = {k: v for k, v in arrays.items() if v.ndim == 3}
         if images:

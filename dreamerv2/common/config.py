@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
@@ -109,6 +108,11 @@ class Config(Mapping):
                 flat[match] = _convert(match, self._like(match), value)
         return type(self)(flat)
 
+    def fitted(self, other: Mapping) -> "Config":
+        """Return a copy with those values of another version that it has a key for."""
+        flat = Config(other).flat
+        return self.update({k: v for k, v in flat.items() if self.match(k)})
+
     def match(self, key: str) -> list[str]:
         """Return the dotted keys that a key or pattern stands for, maybe none."""
         if not _PATTERN_CHAR.search(key):
@@ -170,13 +174,6 @@ class Config(Mapping):
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"Config is immutable; use update({name}=...)")
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            self[key]  # type: ignore[index]
-        except KeyError:
-            return False
-        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._nested)
@@ -287,7 +284,6 @@ def _leaf(key: str, value: Any) -> Leaf:
 
 
 def _convert(key: str, old: Leaf, new: Any) -> Leaf:
-    """Bring `new` to the type of `old`, or raise UsageError."""
     if isinstance(old, tuple):
         return _convert_list(key, old, new)
     if isinstance(new, list | tuple):
@@ -369,7 +365,7 @@ def read_yaml(path: Any) -> dict[str, Any]:
         raise UsageError(
             f"Could not read the config {path}: {error.strerror}; check the path."
         ) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # The reader of YAML may raise anything for damage.
         where = getattr(error, "problem_mark", None)
         place = f" in line {where.line + 1}" if where else ""
         raise UsageError(

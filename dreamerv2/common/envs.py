@@ -140,7 +140,6 @@ def _lacks_package(name: str, error: Exception) -> UsageError:
 
 
 def _gym_made(name: str, **options: Any) -> gymnasium.Env:
-    """Make the environment of that id; UsageError where there is none."""
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
     except gymnasium.error.DependencyNotInstalled as error:

@@ -6,7 +6,7 @@ Free of torch, for processes of environments.
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,19 +23,27 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
-            sink = _Sink(file)
-            write(sink)
-            sink.finish()
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as file:
+                sink = _Sink(file)
+                write(sink)
+                sink.finish()
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # gone after the rename, as a rule
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Within it, a write to `path` that fails is one sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: str | os.PathLike, error: OSError) -> UsageError:

@@ -20,7 +20,7 @@ from typing import Any, SupportsInt
 import numpy as np
 import torch
 
-from dreamerv2.common.files import cannot_write, write_atomically
+from dreamerv2.common.files import cannot_write, write_atomically, writing
 from dreamerv2.common.outputs.pictures import as_image, as_video, check_picture
 from dreamerv2.common.outputs.services import Output as Output
 from dreamerv2.common.outputs.services import Summary as Summary
@@ -176,12 +176,10 @@ class JSONLOutput:
     ):
         self.path = Path(logdir) / "metrics.jsonl"
         self._warn = warn or (lambda line: print(line, flush=True))
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
             self._repair()
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
     def __call__(self, summaries: list[Summary]) -> None:
         step, scalars = _scalars(summaries)
@@ -267,7 +265,6 @@ def _scalars(summaries: list[Summary]) -> tuple[int, dict[str, float]]:
 
 
 def _step_of(line: bytes) -> float:
-    """Return the step of a line in metrics.jsonl; infinity if it has none."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -205,8 +205,7 @@ class Decoder(_DenseStack):
             raise UsageError(
                 f"decoder.cnn_kernels {list(kernels)} make images of {made}x{made}, "
                 f"but {self.cnn_keys} are {height}x{width}: use "
-                f"{conv.kernel_flags(height, width)}, or others that lead there by "
-                "size = 2 * (size - 1) + k, starting from 1."
+                f"{conv.kernel_flags(height, width)}."
             )
         before = 32 * depth
         self.convin = nn.Linear(inputs, before)

@@ -91,7 +91,6 @@ class Canvas:
             draw.text((x, value_top), value, TEXT, self._font)
 
     def _draw_help(self, draw, rows) -> None:
-        """Draw two columns of keys and their meanings."""
         half = -(-len(rows) // 2)
         line = (self._box[1] + GAP) / max(10, half)
         font = self._font if line > self._line else self._small
@@ -131,7 +130,6 @@ def _resize(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def _shorten(draw, text: str, font, room: float) -> str:
-    """Cut off what does not fit into so many pixels."""
     if draw.textlength(text, font) <= room:
         return text
     while text and draw.textlength(f"{text}...", font) > room:

@@ -133,7 +133,6 @@ class DreamPlayer(KeyPlayer):
         self._source.close()
 
     def _begin(self) -> None:
-        """Begin an episode of the real game."""
         self.obs = self._source.reset()
         self.game_step = 0
         self.over = False
@@ -161,13 +160,11 @@ class DreamPlayer(KeyPlayer):
             self.dream_total = self.dream_total + self.reading.reward
 
     def _choose(self, state: State) -> np.ndarray:
-        """Choose actions (B, A) in B states."""
         if self.control == "agent":
             return self._stepper.act(state)
         return np.repeat(self._by_hand()[None], len(state["deter"]), 0)
 
     def _real_step(self, action: np.ndarray) -> None:
-        """Step the game, and the model that looks at it."""
         self.obs, self.action = self._source.step(action)
         self.game_step += 1
         self.reward = float(self.obs["reward"])

@@ -12,7 +12,6 @@ from dreamerv2.common.settings.rules import checked
 from dreamerv2.playing.keys import Script
 from dreamerv2.playing.player import KeyPlayer
 from dreamerv2.playing.window import play
-from dreamerv2.running.logdir import config_of_run
 
 SHARED = {
     "headless": (False, "without a window, by --keys alone"),
@@ -80,7 +79,7 @@ def run_config(argv: Sequence[str]) -> Config:
     if not saved.is_file():
         preset = SUITE_PRESETS.get(rough.task.partition("_")[0], "defaults")
         return uncompiled(parse_config(["--configs", preset, *argv], presets))
-    return uncompiled(Flags(config_of_run(saved, defaults)).parse(argv))
+    return uncompiled(Flags(defaults.fitted(Config.read(saved))).parse(argv))
 
 
 def uncompiled(config: Config) -> Config:

@@ -124,7 +124,6 @@ class KeyPlayer(ABC):
         return self.game_keys.action(self._held | self._tapped)
 
     def _pace(self) -> str:
-        """Return the end of every title."""
         pace = f"   x{self.speed:g}" if self.speed != 1 else ""
         return pace + ("   PAUSED" if self.paused else "")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import cannot_write
+from dreamerv2.common.files import writing
 from dreamerv2.common.outputs.pictures import GIF_END, encode_png, gif_frame, gif_head
 from dreamerv2.common.suites.packages import require
 from dreamerv2.playing.keys import Script
@@ -102,7 +102,6 @@ def _ticks(player: KeyPlayer, due: float) -> int:
 
 
 def _events(pygame: Any, player: KeyPlayer) -> bool:
-    """Hand on what the person did; return whether there was anything."""
     events = pygame.event.get()
     for event in events:
         if event.type == pygame.QUIT:
@@ -153,11 +152,9 @@ def recorder(file: str, fps: float) -> Iterator[Any]:
         )
     if kind == ".mp4":
         require("imageio_ffmpeg", "play")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
-    except OSError as error:
-        raise cannot_write(path, error) from error
     try:
         with kinds[kind](path, fps) as add:
             yield add

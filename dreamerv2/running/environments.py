@@ -12,7 +12,7 @@ from typing import Any
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import Async, make_env
 from dreamerv2.common.errors import RunFailed, UsageError, summary
-from dreamerv2.common.files import cannot_write
+from dreamerv2.common.files import writing
 from dreamerv2.common.suites.interface import state_of
 from dreamerv2.running.seeds import derive_env_seed
 
@@ -55,11 +55,11 @@ class Restarts:
         """Append a traceback to the log."""
         trace = "".join(traceback.format_exception(error))
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            with self.path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(f"{stamp} {title}\n{trace}\n")
-        except OSError as failure:
-            raise cannot_write(self.path, failure) from error
+        with (
+            writing(self.path),
+            self.path.open("a", encoding="utf-8", errors="replace") as file,
+        ):
+            file.write(f"{stamp} {title}\n{trace}\n")
 
 
 class Environments:

@@ -33,7 +33,6 @@ from dreamerv2.running.loading import (
     shapes_of,
     shapes_of_run,
 )
-from dreamerv2.running.logdir import config_of_run
 from dreamerv2.running.reference import load_reference, to_reference
 
 if TYPE_CHECKING:
@@ -162,7 +161,8 @@ def open_agent(source: str | Path) -> ExportedAgent | RunAgent:
     folder = Path(source).expanduser()
     path = folder / "config.yaml"
     if path.is_file():
-        return RunAgent(folder, config_of_run(path, Config(load_presets()["defaults"])))
+        defaults = Config(load_presets()["defaults"])
+        return RunAgent(folder, defaults.fitted(Config.read(path)))
     agent = find_agent(source)
     if agent is None:
         shipped = ", ".join(shipped_agents()) or "none"
@@ -217,9 +217,7 @@ def read_agent_files(base: Path) -> ExportedAgent:
     path = _file(base, ".yaml")
     try:
         card = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
-        defaults = Config(load_presets()["defaults"])
-        flat = Config(card["config"]).flat
-        config = defaults.update({k: v for k, v in flat.items() if defaults.match(k)})
+        config = Config(load_presets()["defaults"]).fitted(card["config"])
         observations = {k: _space(v) for k, v in card["observations"].items()}
         spaces = observations, {"action": _space(card["action"])}
         names = [str(name) for name in card["action_names"]]

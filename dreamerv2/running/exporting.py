@@ -133,7 +133,6 @@ def push_agent(folder: str | Path, repo: str) -> str:
 
 
 def _describe(space: Any) -> dict[str, Any]:
-    """Return a space in plain values."""
     if getattr(space, "discrete", False):
         return {"one_hot": int(space.shape[0])}
     # Bounds are one number each where all are the same.
@@ -146,7 +145,6 @@ def _describe(space: Any) -> dict[str, Any]:
 
 
 def _progress(logdir: Path) -> dict[str, Any]:
-    """Return frames and hours of a run, by its metrics."""
     path = logdir / "metrics.jsonl"
     frames, timed, seconds = 0, 0, 0.0
     for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
@@ -159,7 +157,6 @@ def _progress(logdir: Path) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the commit of the clone that this is run from; empty if it is none."""
     command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)

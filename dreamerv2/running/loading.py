@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dreamerv2.common.config import Config
 from dreamerv2.common.envs import Env
 from dreamerv2.common.episodes.recording import read_recording
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.settings.rules import rule_of
 from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.torchutils import Module, named_tensors
-from dreamerv2.running.logdir import CHECKPOINT, changes, load_config
+from dreamerv2.running.logdir import CHECKPOINT, changes
 from dreamerv2.running.statefile import Misfit, load_checkpoint, match_state
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> N
     if listed:
         raise UsageError(
             f"The agent in {source} learned from other spaces than this environment "
-            f"has: {listed}; give the environment that it was trained on, or train "
-            "another agent, in a logdir of its own."
+            f"has: {listed}; give that of its training, or choose another logdir."
         )
 
 
@@ -161,9 +161,8 @@ def _is_weight(name: str) -> bool:
 
 
 def _other_shape(agent: "Agent", logdir: Path, error: Misfit) -> UsageError:
-    """Add the settings behind the error, as far as they are known."""
     path = logdir / "config.yaml"
-    differ = changes(load_config(path), agent.config) if path.is_file() else {}
+    differ = changes(Config.read(path), agent.config) if path.is_file() else {}
     listed = ", ".join(
         f"{key} {old} rather than {new}"
         for key, (old, new) in differ.items()

@@ -11,7 +11,7 @@ from typing import IO, Any
 from dreamerv2.common.config import Config, format_value
 from dreamerv2.common.envs import OWN
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import cannot_write
+from dreamerv2.common.files import cannot_write, writing
 from dreamerv2.common.settings.rules import rule_of
 
 try:
@@ -75,23 +75,18 @@ class Logdir:
             self._lock = None
 
     def _make(self) -> None:
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable.{os.getpid()}"
             probe.touch()
             probe.unlink()
-        except OSError as error:
-            raise UsageError(
-                f"Cannot write to the logdir {self.path} ({error.strerror}): choose "
-                "another --logdir or change its permissions."
-            ) from error
 
     def _compare(self) -> None:
         """Find what changed since the run began, and refuse what it cannot be."""
         path = self.path / "config.yaml"
         if not path.exists():
             return
-        self._before = load_config(path)
+        self._before = Config.read(path)
         episodes = (self.path / "train_episodes").glob("*.npz")
         if (self.path / CHECKPOINT).exists() or any(episodes):
             self.changed = changes(self._before, self._config)
@@ -106,10 +101,8 @@ def lock(folder: Path) -> IO[str] | None:
     if fcntl is None:
         return None
     path = folder / LOCK
-    try:
+    with writing(path):
         file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(path, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.seek(0)
@@ -137,27 +130,6 @@ def goes_on(folder: Path) -> str:
     if (folder / CHECKPOINT).exists():
         return "goes on from the last checkpoint."
     return "begins anew, with the episodes that are there: no checkpoint was due yet."
-
-
-def load_config(path: Path) -> Config:
-    """Read the config that a run has left; UsageError if it is damaged."""
-    try:
-        return Config.read(path)
-    except UsageError:
-        raise
-    except Exception as error:  # The reader of YAML may raise anything for damage.
-        raise UsageError(
-            f"The config {path} is damaged ({type(error).__name__}); mend or remove it."
-        ) from error
-
-
-def config_of_run(path: Path, defaults: Config) -> Config:
-    """Read the config of a run of any version: the keys and types of `defaults`.
-
-    Raises UsageError if it is damaged.
-    """
-    found = load_config(path).flat
-    return defaults.update({k: v for k, v in found.items() if defaults.match(k)})
 
 
 def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

@@ -45,8 +45,7 @@ class OwnEnvs:
         if isinstance(evaluating, list) and len(evaluating) < fewest:
             raise UsageError(
                 f"{len(evaluating)} environments were given for evaluation, but "
-                f"{fewest} are needed, as many as for training or as eval_eps: give "
-                "more of them, or a function that makes one."
+                f"{fewest} are needed: give more of them, or a function that makes one."
             )
         if isinstance(training, list) or (isinstance(evaluating, list) and evaluating):
             if config.envs_parallel != "none":
@@ -76,9 +75,8 @@ class OwnEnvs:
         if {*roles} - {role} or (roles and alone):
             raise UsageError(
                 f"One and the same {type(env).__name__} was given for {roles[0]} and "
-                f"again for {role}, where each is to be played by itself: give "
-                "environments that share nothing, or a function that makes a new one "
-                "each time."
+                f"again for {role}: give environments that share nothing, or a "
+                "function that makes a new one each time."
             )
         roles.append(role)
         self._made.append(env)
@@ -121,7 +119,6 @@ def _source(env: Any) -> Source:
 
 
 def _name(env: Any) -> str:
-    """Return the environment's id, or the name of its class or maker."""
     env = env[0] if isinstance(env, list | tuple) else env
     env = env.func if isinstance(env, functools.partial) else env
     spec = getattr(env, "spec", None)

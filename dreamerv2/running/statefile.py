@@ -130,7 +130,6 @@ class _Foreign(_Unfit):
 
 
 def _encode(value: Any, where: str) -> Any:
-    """Turn a state into tensors and plain containers."""
     if value is None or type(value) in (bool, float, str):
         return value
     if type(value) is int:
@@ -229,7 +228,6 @@ def _check_ours(content: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Tell why a file could not be loaded."""
     if isinstance(error, pickle.UnpicklingError):
         return "it holds something other than tensors and plain values"
     if isinstance(error, _Unfit):

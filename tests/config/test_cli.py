@@ -201,7 +201,7 @@ def test_a_logdir_that_cannot_be_written_is_named(tmp_path, below):
     path = f"{tmp_path}/file{below}"
     (tmp_path / "file").touch()
     sentence = one_sentence(train_here(*CATCH, "--logdir", path))
-    assert sentence.startswith(f"Cannot write to the logdir {path} (")
+    assert sentence.startswith(f"Cannot write {path} (")
     assert "choose another --logdir" in sentence
 
 

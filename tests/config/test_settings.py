@@ -6,7 +6,6 @@ from agent_tools import Replayed, make_agent, make_batch
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
-from dreamerv2.running.logdir import config_of_run
 
 
 def losses(changes):
@@ -45,7 +44,7 @@ def test_scales_added_to_a_run_are_kept_when_it_is_loaded(tmp_path):
     defaults = Config(load_presets()["defaults"])
     config = defaults.update({"loss_scales.image": 2})
     config.save(tmp_path / "config.yaml")
-    assert config_of_run(tmp_path / "config.yaml", defaults) == config
+    assert defaults.fitted(Config.read(tmp_path / "config.yaml")) == config
     assert type(config.loss_scales.image) is float
 
 

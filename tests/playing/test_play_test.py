@@ -230,7 +230,7 @@ def test_no_display_and_no_pygame_are_one_sentence_each(monkeypatch):
         ("--env NoSuchGame-v0", "Gymnasium has no environment 'NoSuchGame-v0'"),
         ("--task atari_pomg", "the nearest are pong"),
         ("--task toy_catch --keys 3:hyper", "--keys has the word '3:hyper'"),
-        ("--task toy_catch --save /dev/null/x", "Cannot make the episode directory"),
+        ("--task toy_catch --save /dev/null/x", "Cannot write /dev/null/x"),
         ("--task toy_catch --record /dev/null/x.gif", "Cannot write"),
     ],
 )

@@ -56,7 +56,7 @@ def test_without_a_logdir_the_error_shows_how_to_give_one(config, logdir):
 def test_a_file_in_the_way_is_named(config, tmp_path, below):
     (tmp_path / "file").touch()
     path = tmp_path / "file" / below
-    with pytest.raises(UsageError, match=f"Cannot write to the logdir {path} "):
+    with pytest.raises(UsageError, match=f"Cannot write {path} "):
         open_logdir(config.update(logdir=path))
 
 

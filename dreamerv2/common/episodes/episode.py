@@ -96,8 +96,7 @@ class Episode:
             one = signature({k: v[None] for k, v in transition.items()})
             raise UsageError(
                 "The environment's steps differ within an episode: "
-                f"{difference(one, signature(rows))}; every step must give the same "
-                "keys, types and shapes."
+                f"{difference(one, signature(rows))}; all must have the same."
             )
         if self.total == len(next(iter(rows.values()))):
             rows = {k: np.concatenate([v, np.empty_like(v)]) for k, v in rows.items()}

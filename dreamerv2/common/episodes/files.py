@@ -24,7 +24,7 @@ from dreamerv2.common.episodes.npz import (
     write_arrays,
 )
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import write_atomically
+from dreamerv2.common.files import write_atomically, writing
 
 STAMP = "%Y%m%dT%H%M%S%f"
 # Fractions of a second may be missing: files of the TensorFlow implementation.
@@ -52,13 +52,8 @@ class EpisodeFiles:
         self._clock = clock
         self._compress = compress
         self._last = datetime.min.replace(tzinfo=timezone.utc)
-        try:
+        with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot make the episode directory {self.directory} "
-                f"({error.strerror}); choose another with --logdir."
-            ) from error
         self.index = Index(self.directory)
 
     def scan(self) -> list[str]:
@@ -69,8 +64,7 @@ class EpisodeFiles:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             raise UsageError(
-                f"Cannot read the episode directory {self.directory} "
-                f"({error.strerror}); allow it or choose another with --logdir."
+                f"Cannot read {self.directory} ({error.strerror}): allow it."
             ) from error
         names = []
         for entry in entries:

@@ -143,10 +143,7 @@ class Reader:
     """
 
     def __init__(
-        self,
-        open_episode: Callable[[Any], Arrays],
-        files: int = 128,
-        size: int = 2**28,
+        self, open_episode: Callable[[Any], Arrays], files: int = 128, size: int = 2**28
     ) -> None:
         self._open = open_episode
         self._files = files

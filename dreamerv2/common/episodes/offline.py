@@ -23,7 +23,7 @@ from dreamerv2.common.episodes.recording import (
     read_recording,
 )
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import cannot_write, write_atomically
+from dreamerv2.common.files import write_atomically, writing
 
 # Numbers of 3 dimensions that go beyond the first and stay within the second are
 # pictures that were not saved as uint8: boards and features are smaller, or negative.
@@ -102,14 +102,12 @@ class Recordings:
         Files in a replay's form and of such a name are linked (or copied, where the
         disk knows no links), others are written anew. UsageError if that fails.
         """
-        try:
+        with writing(target):
             target.mkdir(parents=True, exist_ok=True)
             for path in self._damaged:
                 _link(path, target / path.name)
             for facts in self._facts:
                 self._take(facts, target)
-        except OSError as error:
-            raise cannot_write(target, error) from error
         return len(self._facts) + len(self._damaged)
 
     def _box(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> Box:

@@ -123,7 +123,6 @@ class Store:
         return [name for name in self._files.scan() if name not in self._bad]
 
     def _count(self, episode: Episode) -> None:
-        """Take a finished episode into the replay."""
         self.total_steps += episode.steps
         self.total_episodes += 1
         self.newest = max(self.newest, episode.name)
@@ -143,14 +142,12 @@ class Store:
         self._discount(name)
 
     def _discount(self, name: str) -> None:
-        """Draw from an episode no more, and count it no more."""
         self._reader.close(name)
         self.recent.remove(name)
         self.total_steps -= steps_in(name)
         self.total_episodes -= 1
 
     def _release(self) -> None:
-        """Take the episodes that were held back as they are."""
         names = self._held_back.release()
         for name in names:
             if episode := self._fitting(*self._open(name)):

@@ -118,7 +118,6 @@ def _side_by_side(value: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def _quantize(frame: np.ndarray) -> Image.Image:
-    """Give a picture (H, W, 3) uint8 a palette of 256 colors."""
     image = _image(frame)
     if image.getcolors(_COLORS):
         codes = frame.astype(np.uint32) @ np.uint32([1 << 16, 1 << 8, 1])

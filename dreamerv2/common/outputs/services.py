@@ -25,7 +25,7 @@ import numpy as np
 
 from dreamerv2.common.config import Config, did_you_mean
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import cannot_write
+from dreamerv2.common.files import writing
 from dreamerv2.common.outputs.pictures import as_image, as_video, encode_gif, encode_png
 from dreamerv2.common.suites.packages import require
 
@@ -103,11 +103,9 @@ class TensorBoardOutput:
         # TensorBoard reads a folder's files in the order of their names.
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
         self._path = Path(logdir) / f"{name}.{os.getpid()}"
-        try:
+        with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = RecordWriter(self._path.open("xb"))
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
         events = [event_pb2.Event(file_version="brain.Event:2")]
         if purge_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -166,13 +164,11 @@ class TensorBoardOutput:
         )
 
     def _write(self, events: list[Any]) -> None:
-        try:
+        with writing(self._path):
             for event in events:
                 event.wall_time = time.time()
                 self._writer.write(event.SerializeToString())
             self._writer.flush()
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
 
 
 class WandBOutput:
@@ -230,13 +226,10 @@ class WandBOutput:
 
 
 def _run_id(path: Path) -> str:
-    """Return the id in the file, which is made if there is none."""
-    try:
+    with writing(path):
         if not path.exists():
             path.write_text(uuid.uuid4().hex[:12] + "\n")
         return path.read_text().strip()
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _config_summaries(config: Config) -> list[Any]:

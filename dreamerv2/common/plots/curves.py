@@ -70,10 +70,8 @@ def load_runs(
 ) -> list[LoggedRun]:
     """Return the runs below some folders that have both metrics; else UsageError.
 
-    tasks, methods: patterns found anywhere in the name; they order the result.
-    prefix: put the folder's name before the method's.
-    maxval: leave out values further than this from 0; 0 is no limit.
-    warn: takes a sentence about what was left out.
+    tasks, methods are patterns found anywhere in the name, and order the result; maxval
+    leaves out values further from 0, and `warn` takes a sentence about it.
     """
     found = [run for folder in indirs for run in find_runs(folder, prefix)]
     if not found:
@@ -213,13 +211,12 @@ def aggregate(
     stat: str,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
-    """Return x and a curve over tasks (both (G,)), where all have a value, and the
-    tasks in it; None without any.
+    """Return x and a curve over tasks (G,), where all have a value, and the tasks; or
+    None.
 
     curves: task -> x and the mean over seeds (G,). Means are normalised, not runs.
     stat: of SCALES, which leave out tasks without human scores; mean and median of
       plain returns; or tasks, how many have a value by then.
-    baselines: task -> name -> score.
     """
     scaled = {}
     for task, (x, y) in curves.items():

@@ -29,7 +29,6 @@ def help_text(config: Config, wanted: Sequence[str] = ()) -> str:
 
 
 def _find(config: Config, name: str) -> list[str]:
-    """Return the keys that --help NAME is about."""
     found = [key for key in config.match(name) if key in config.flat]
     found = found or [key for key in config.flat if key.startswith(f"{name}.")]
     found = found or [key for key in config.flat if key.endswith(f".{name}")]
@@ -39,7 +38,6 @@ def _find(config: Config, name: str) -> list[str]:
 
 
 def _entry(key: str, config: Config) -> list[str]:
-    """Return the lines of one key."""
     kind = ": ".join(filter(None, (type_name(config[key]), rule_of(key).allowed())))
     head = f"  --{key} {format_value(config[key])}  ({kind})"
     wrap = functools.partial(textwrap.wrap, width=WIDTH, break_on_hyphens=False)

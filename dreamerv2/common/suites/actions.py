@@ -57,13 +57,12 @@ class FlatAction:
         if not self._leaves or not known:
             raise UsageError(
                 f"Expected box or discrete actions, but got {shown(space)}: wrap the "
-                "environment so that its actions are of one of these kinds."
+                "environment so that it has such."
             )
         if self._boxes and self._sizes:
             raise UsageError(
-                f"The actions {shown(space)} mix boxes and discrete ones, but the "
-                "agent has actions of one kind: wrap the environment so that they are "
-                "all boxes or all discrete."
+                f"The actions {shown(space)} mix boxes and discrete ones: wrap the "
+                "environment so that they are all of one kind."
             )
         sizes = [np.prod(leaf.shape or (), dtype=int) for leaf in self._leaves]
         self._cuts = np.cumsum(sizes)[:-1]
@@ -85,8 +84,7 @@ class FlatAction:
         if total > MOST_ACTIONS:
             raise UsageError(
                 f"The actions {shown(self._nested)} have {total} combinations, but at "
-                f"most {MOST_ACTIONS} can be told apart: wrap the environment so that "
-                "it has fewer."
+                f"most {MOST_ACTIONS} are possible: wrap the environment to have fewer."
             )
         return Discrete(total)
 
@@ -103,15 +101,13 @@ class FlatAction:
         high = np.where(floats & (high >= _UNBOUNDED), np.inf, high)
         if not low.size or (np.isfinite(low) != np.isfinite(high)).any():
             raise UsageError(
-                f"The actions {shown(self._nested)} have a bound on one side alone, or "
-                "there are none: wrap the environment so that each is bounded on both "
-                "sides, or on none."
+                f"The actions {shown(self._nested)} are none, or bounded on one side "
+                "alone: wrap the environment so that both sides are, or neither."
             )
         return Box(low, high, dtype=np.float64)
 
 
 def _chosen(leaf: Any, values: np.ndarray) -> Any:
-    """Return the action of a discrete leaf, in the type and shape of its space."""
     if not leaf.shape:
         return int(values[0]) + int(getattr(leaf, "start", 0))
     return (values.reshape(leaf.shape) + getattr(leaf, "start", 0)).astype(leaf.dtype)

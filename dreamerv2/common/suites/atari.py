@@ -20,13 +20,10 @@ class Atari:
     Each action is held for `action_repeat` frames, whose rewards are summed; each frame
     ignores it with probability 0.25 and repeats what the frame before did (`sticky`). A
     reset plays 1 to `noops` frames of doing nothing. The picture is the maximum over
-    the last two frames, since games draw some sprites in every other one, then each
-    pixel of `size` is the mean over the area it covers. The loss of a life ends
-    nothing, and there is no time limit.
-
-    `name` is as in "space_invaders"; only letters and digits matter. Actions are
-    indexes into those that the game uses, or into all 18 with `all_actions`.
-    Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
+    the last two frames, since games draw some sprites in every other one, then the mean
+    over the area of each pixel of `size`. The loss of a life ends nothing, and there is
+    no time limit. Actions are indexes into those that the game uses, or into all 18
+    with `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
     """
 
     # The emulator's settings and its lists of games are shared by all threads.

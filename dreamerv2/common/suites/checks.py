@@ -61,8 +61,7 @@ def refuse_many(env: Any) -> None:
     if not (own or gym) or not (hasattr(env, "reset") and hasattr(env, "step")):
         raise UsageError(
             f"Expected an environment, or a function that makes one, but got a {name}: "
-            "it needs reset, step, and observation_space and action_space as those of "
-            "Gymnasium, or obs_space and act_space."
+            "it needs reset, step and the spaces of Gymnasium, or obs_space, act_space."
         )
 
 

@@ -9,12 +9,9 @@ from dreamerv2.common.suites.packages import require
 
 class Crafter:
     """Actions are indexes. Observations: `image` (*size, 3) uint8, `log_reward` float32
-    (also where `reward` is False and the agent gets none), and per achievement
-    `log_achievement_NAME` int32, how often it was done in this episode; `log_` keys
-    never reach the networks.
-
-    Death is terminal, the end of the day (10000 steps) is not.
-    """
+    (also without `reward`), and per achievement `log_achievement_NAME` int32, how often
+    it was done in this episode. Death is terminal, the end of the day (10000 steps) is
+    not."""
 
     def __init__(
         self,

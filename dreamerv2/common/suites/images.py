@@ -31,8 +31,7 @@ def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] 
     if last is None:
         raise UsageError(
             f"The observation {name!r} of shape {shape} may be an image (H, W, C) or "
-            "(C, H, W): have the environment give it with fewer channels than pixels "
-            "per side, or as a vector."
+            "(C, H, W): have the environment give fewer channels, or a vector."
         )
 
     def arrange(x: np.ndarray) -> np.ndarray:
@@ -45,11 +44,8 @@ def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] 
 
 
 def image_range(space: Any) -> tuple[float, float] | None:
-    """Return the bounds by which a box's values are scaled to [-0.5, 0.5].
-
-    Those of images, and of bytes that do not span 0 to 255. None for vectors, for
-    images without bounds, and for usual bytes, whose bounds need not be told.
-    """
+    """Return the bounds by which a box's values are scaled to [-0.5, 0.5]; None for
+    vectors, images without bounds, and bytes from 0 to 255."""
     is_bytes = np.dtype(space.dtype) == np.uint8
     if not (len(space.shape) == 3 or is_bytes):
         return None

@@ -34,11 +34,11 @@ class Env(Protocol):
 def signal_spaces() -> dict[str, Box]:
     """Return the spaces of what every observation holds besides its own keys.
 
-    reward: float32, the sum since the last observation, 0 at a reset.
-    is_first: bool, this is the observation of a reset.
-    is_last: bool, the episode ends here, for whatever reason.
-    is_terminal: bool, the value after this observation is zero. A time limit or a
-        truncation sets is_last alone.
+    reward: the sum since the last observation, 0 at a reset.
+    is_first: this is the observation of a reset.
+    is_last: the episode ends here, for whatever reason.
+    is_terminal: the value after this observation is zero; a time limit sets is_last
+      alone.
     """
     return {
         "reward": Box(-np.inf, np.inf, (), np.float32),

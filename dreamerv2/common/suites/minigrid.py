@@ -17,9 +17,6 @@ from dreamerv2.common.suites.spelling import find_spelt, letters
 class MiniGrid:
     """A task of MiniGrid or BabyAI, of which the agent sees the part before it.
 
-    `name` is an id of the package, as in MiniGrid-Empty-5x5-v0; only letters and digits
-    matter, and MiniGrid and the version may be left out: empty_5x5.
-
     Actions are indexes. Observations, of a view of 7 by 7 fields: `grid` (980,)
     float32, per field its object, colour and state, each one-hot; `direction` (4,)
     float32, where the agent looks, one-hot; with `image` also `image` (*size, 3) uint8,

@@ -1,7 +1,6 @@
 """Choose what MuJoCo renders by: EGL, else OSMesa, which needs no graphics card."""
 
-import contextlib
-import ctypes
+import ctypes.util
 import importlib
 import os
 import sys
@@ -78,8 +77,4 @@ def has_egl() -> bool:
 
 def has_osmesa() -> bool:
     """Check that the library of OSMesa is there."""
-    for name in ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"):
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(name)
-            return True
-    return False
+    return ctypes.util.find_library("OSMesa") is not None

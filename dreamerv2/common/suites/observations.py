@@ -66,9 +66,8 @@ class FlatObservation:
             self.spaces[name], self._parts[name] = box, (path, leaf, convert)
         if not self.spaces:
             raise UsageError(
-                "Expected a box, discrete values, or dicts and tuples of these, but "
-                f"the observations are {shown(space)}: wrap the environment so that "
-                "they are."
+                "Expected a box, discrete values, dicts and tuples of these, but the "
+                f"observations are {shown(space)}: wrap the environment."
             )
 
     def __call__(self, obs: Any) -> dict[str, np.ndarray]:
@@ -95,7 +94,6 @@ class FlatObservation:
 
 
 def _at(obs: Any, path: Path) -> Any:
-    """Follow a path into an observation."""
     for key in path:
         try:
             obs = obs[key]
@@ -103,9 +101,8 @@ def _at(obs: Any, path: Path) -> Any:
             kind = type(obs).__name__
             found = f" with {', '.join(map(str, obs))}" if isinstance(obs, dict) else ""
             raise UsageError(
-                f"The environment's observation lacks {key!r}, which its space has: "
-                f"it is a {kind}{found}; give what the space says, or correct the "
-                "space."
+                f"The environment's observation lacks {key!r}, which its space has: it "
+                f"is a {kind}{found}; give what the space says, or correct the space."
             ) from None
     return obs
 

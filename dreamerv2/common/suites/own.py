@@ -66,8 +66,8 @@ class OwnWrapper(Wrapper):
         if flags[0] != first or (first and flags[1]) or (flags[2] and not flags[1]):
             raise UsageError(
                 f"The environment gave is_first, is_last, is_terminal {flags} in "
-                f"{'reset' if first else 'step'}(): is_first belongs to a reset and to "
-                "no step, is_last to a step, and is_terminal to one that is_last, too."
+                f"{'reset' if first else 'step'}(): is_first belongs to a reset alone, "
+                "is_last to a step, and is_terminal to one that is_last, too."
             )
         own = {k: v for k, v in obs.items() if k not in needed}
         logs = {k: obs[k] for k in self._logs}

@@ -146,7 +146,6 @@ class Async:
         return functools.partial(self._receive, self._ticket, what, timeout)
 
     def _receive(self, ticket: int, what: str, timeout: float | None) -> Any:
-        """Return the answer to a request, or raise what it led to."""
         self._wait(ticket, what, timeout)
         kind, value = self._replies.pop(ticket)
         if kind == "usage":
@@ -180,7 +179,6 @@ class Async:
 
 
 def _start_thread() -> tuple[Connection, threading.Thread]:
-    """Start a thread that serves an environment; return our end of its pipe, too."""
     ours, theirs = multiprocessing.Pipe()
     # A daemon, so that an environment which hangs cannot keep the program alive.
     worker = threading.Thread(target=_serve, args=(theirs,), daemon=True)
@@ -210,7 +208,6 @@ def _start_process() -> tuple[Connection, subprocess.Popen]:
 
 
 def _end(conn: Connection, worker: threading.Thread | subprocess.Popen) -> None:
-    """Close the pipe, which ends an idle worker; kill a busy process."""
     conn.close()
     if isinstance(worker, threading.Thread):
         worker.join(0.5)
@@ -242,7 +239,6 @@ def _watch(parent: int) -> None:
 
 
 def _serve(conn: Connection) -> None:
-    """Make the environment and answer requests until the pipe closes."""
     ticket, env, serving = 0, None, True
     # OSError and EOFError: the other side is gone, and with it whoever wants an answer.
     with contextlib.suppress(OSError, EOFError), conn:

@@ -4,8 +4,7 @@ import numpy as np
 
 
 class AreaResize:
-    """Resize uint8 images, (H, W) or (H, W, C), each new pixel the mean of those under
-    it.
+    """Resize uint8 images, (H, W) or (H, W, C), to the mean over each pixel's area.
 
     Weights and sums are whole numbers, exact in float32 below 2^24, else in float64, so
     every machine gives the same pixels. With n old pixels, m new ones and g their
@@ -49,7 +48,6 @@ def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _gather(x: np.ndarray, taps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return weighted sums over the first axis."""
     shape = (-1,) + (1,) * (x.ndim - 1)
     (index, weight), *rest = taps
     sums = x[index] * weight.reshape(shape)

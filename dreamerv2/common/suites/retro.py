@@ -13,17 +13,12 @@ from dreamerv2.common.suites.spelling import find_spelt, letters
 
 
 class Retro:
-    """A game of stable-retro; one comes with it, Airstriker-Genesis.
+    """A game of stable-retro; Airstriker-Genesis comes with it.
 
-    Each action is held for `action_repeat` frames, whose rewards are summed; each frame
-    ignores it with a chance of 0.25 and repeats what the frame before did (`sticky`),
-    as consoles hold no chance of their own. The last frame is shown, each pixel the
-    mean over the area it covers. The end of the game, as its scenario has it, is
-    terminal. A process can hold one of these until it is closed.
-
-    Of the `name` only letters and digits matter, and the version may be left out;
-    python -m stable_retro.import FOLDER imports other games. Actions are indexes into
-    the combinations of buttons that the game can tell apart. Observations: `image`
+    Frames, `action_repeat` and `sticky` as of Atari; the last frame is shown, each
+    pixel the mean over the area it covers. The end of the game, as its scenario has it,
+    is terminal. A process can hold one of these until it is closed. Actions are indexes
+    into the combinations of buttons that the game can tell apart. Observations: `image`
     (*size, 1 or 3) uint8.
     """
 

@@ -12,11 +12,10 @@ class ToyCatch:
     """A ball falls, a paddle catches it: pixels, three discrete actions.
 
     The board has 8 by 8 cells. A ball appears in the top row at a random column and
-    falls one row a step; the paddle, one cell in the bottom row, moves left, stays or
-    moves right (actions 0, 1, 2). When the ball reaches the bottom row, the reward is
-    +1 if the paddle is there, else -1, and the next step brings the next ball. After
-    `balls` balls the episode ends, terminally, 8 * balls - 1 steps after its reset.
-    Observations: `image` (*size, 1) uint8, 0 or 255.
+    falls one row a step; the paddle in the bottom row moves left, stays or moves right.
+    When the ball reaches the bottom row, the reward is +1 if the paddle is there, else
+    -1. After `balls` balls the episode ends, terminally, 8 * balls - 1 steps after its
+    reset. Observations: `image` (*size, 1) uint8, 0 or 255.
     """
 
     CELLS = 8
@@ -96,11 +95,10 @@ class ToyReach:
     """A point moves to a target in the square [-1, 1] x [-1, 1]: continuous actions.
 
     Both begin at uniformly random places. The action, two numbers clipped to [-1, 1],
-    moves the point by SPEED times itself, and the square's walls stop it. The reward of
-    each step is 1 - distance to the target. Episodes have 25 steps and end by the
-    clock, so they never are terminal. Observations: `position` (2,) and `target` (2,),
-    float32; with `image` also `image` (*size, 3) uint8, the target as a green disc
-    under the red point.
+    moves the point by SPEED times itself. The reward of each step is 1 - distance to
+    the target. Episodes have 25 steps and end by the clock, so they never are terminal.
+    Observations: `position` (2,) and `target` (2,), float32; with `image` also `image`
+    (*size, 3) uint8, the target as a green disc under the red point.
     """
 
     SPEED = 0.2
