@@ -232,7 +232,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_a_file_is_changed(run)
 
 def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_taken(run):
     whole = (run / "variables.pt").read_bytes()
-    damaged = whole[: len(whole) // 2]
+    damaged = whole[:1000]  # Before the archive of numbers that is a part of it.
     (run / "variables.pt").write_bytes(damaged)
     result = ok(train_here(*CATCH, "--logdir", run, "--steps", "30"))
     assert (

@@ -8,6 +8,7 @@ import matplotlib
 import page_tools
 import pytest
 from page_tools import MADE, NOT_RUN, PAGES, ROOT, TRAIN, Reader, blocks, lines
+from ruamel.yaml import YAML
 from run_tools import ok, train_here
 
 import dreamerv2.api as dv2
@@ -91,6 +92,16 @@ def test_a_page_s_commands_and_examples_run_one_after_another(
     someone.read(text, skip=lambda line: line in earlier)
     if "mlflow" in text:
         assert "model_loss" in (someone.folder / "mlflow.txt").read_text()
+
+
+def test_the_commands_of_the_workflow_run(reader):
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    steps = YAML(typ="safe").load(text)["jobs"]["test"]["steps"]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert [line.split()[1] for line in commands] == ["setup", "test", "train"]
+    block = "\n".join(commands)
+    said = {line for _, line in LINES}  # By a page, which runs it.
+    reader().read(f"```sh\n{block}\n```\n", skip=lambda line: line in said)
 
 
 @pytest.mark.parametrize("pattern", NOT_RUN)

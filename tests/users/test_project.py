@@ -131,7 +131,7 @@ def test_every_dependency_has_a_tested_pin_in_its_range(project, pins, python):
         assert pin.operator == "==" and ranges[name].contains(pin.version), name
 
 
-def test_make_and_the_classifiers_name_the_same_versions_of_python(project):
+def test_make_classifiers_and_workflow_name_the_same_versions_of_python(project):
     named = [
         line.rpartition(" :: ")[2]
         for line in project["project"]["classifiers"]
@@ -141,6 +141,8 @@ def test_make_and_the_classifiers_name_the_same_versions_of_python(project):
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"python{python}" in makefile for python in PYTHONS)
     assert "not (3, 10) <= sys.version_info[:2] <= (3, 14)" in makefile
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    assert re.findall(r'"(3\.\d+)"', workflow.partition("include:")[0]) == [*PYTHONS]
 
 
 def test_ci_runs_the_tests():
