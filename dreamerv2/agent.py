@@ -17,6 +17,7 @@ from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.builder import Builder, no_gpu
 from dreamerv2.common.device.capture import Captured, backend_for
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import UsageError, check_choice
 from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
 from dreamerv2.common.networks.onehot import stack_ones
@@ -45,6 +46,7 @@ class Agent(torchutils.Module):
         out.
       step: the shared count of policy steps, for schedules.
       learns: False makes no optimizers, for an agent that only acts and dreams.
+      ranks: the processes that share each update.
 
     Attributes:
       noise, eval_noise: draw what networks need, in training and in evaluations and
@@ -64,6 +66,7 @@ class Agent(torchutils.Module):
         act_space: Data,
         step: Counter,
         learns: bool = True,
+        ranks: Ranks = ALONE,
     ):
         self.config = config
         self.spaces = obs_space, act_space
@@ -85,7 +88,7 @@ class Agent(torchutils.Module):
         self.noise = Noise(derive_seed(config.seed, "train_noise"), self.device)
         self.eval_noise = Noise(derive_seed(config.seed, "eval_noise"), self.device)
         init = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
-        build = Builder(self.device, self.precision, init, config.jit, learns)
+        build = Builder(self.device, self.precision, init, config.jit, learns, ranks)
         size = space.shape[0]
         self.wm = WorldModel(config, obs_space, size, build)
 
@@ -312,7 +315,7 @@ class WorldModel(torchutils.Module):
         check_choice("clip_rewards", config.clip_rewards, CLIP_REWARDS)
         self.config = config
         self.action_size = action_size
-        self._precision = build.precision
+        self._precision, self._ranks = build.precision, build.ranks
         self._clip_rewards = CLIP_REWARDS[config.clip_rewards]
         shapes = {key: tuple(space.shape) for key, space in obs_space.items()}
         # Bytes need none: 0 to 255.
@@ -388,7 +391,9 @@ class WorldModel(torchutils.Module):
         post, prior = self.rssm.observe(
             embed, data["action"], data["is_first"], noise, state
         )
-        kl_loss, kl_value = self.rssm.kl_loss(post, prior, **self.config.kl)
+        kl_loss, kl_value = self.rssm.kl_loss(
+            post, prior, **self.config.kl, average=lambda x: self._ranks.mean(x.mean())
+        )
         feat = self.rssm.get_feat(post)  # (B, T, F)
         losses, log_probs = {"kl": kl_loss}, {}
         for name, head in self.heads.items():

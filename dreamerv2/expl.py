@@ -103,7 +103,7 @@ class Seeker(torchutils.Module, ABC):
     def __init__(self, config: Config, wm: "WorldModel", build: Builder):
         self.config = config
         self._wm = wm
-        self._precision = build.precision
+        self._precision, self._ranks = build.precision, build.ranks
 
     def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
         return sample_actor(self.ac.actor, feat, noise)
@@ -208,7 +208,8 @@ class Plan2Explore(Seeker):
             if self.config.disag_mask_seams:
                 mask = self._same_episode(data["is_first"], offset).to(inputs.dtype)
             target, inputs = target[:, offset:], inputs[:, :-offset]  # T-offset
-        total = mask.sum().clamp(min=1)
+        ranks = self._ranks
+        total = ranks.mean(mask.sum()).clamp(min=1 / ranks.count)
         return -sum(
             (head(inputs).log_prob(target) * mask).sum() / total for head in self.heads
         )

@@ -4,13 +4,13 @@
         --logdir ~/logdir/atari_pong/dreamerv2/1
 
 The same command again goes on where the run was stopped. --help lists every knob.
+`torchrun --nproc-per-node 2 dreamerv2/train.py ..` shares the run among two processes.
 """
 
 import errno
 import sys
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import torch
 
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.ranks import ALONE, Ranks, join_ranks
+from dreamerv2.common.driver import Policy
 from dreamerv2.common.errors import RunFailed, UsageError
 from dreamerv2.common.files import cannot_write
 from dreamerv2.common.flags import parse_config
@@ -30,15 +32,16 @@ from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.outputs.stills import save_stills, set_apart
 from dreamerv2.common.settings.describe import describe
 from dreamerv2.common.settings.rules import checked
-from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.torchutils import named_tensors, resolve_device
 from dreamerv2.common.when import Until
 from dreamerv2.running import parts
-from dreamerv2.running.checkpoint import Checkpoint
+from dreamerv2.running.checkpoint import NETWORKS, Checkpoint
 from dreamerv2.running.collector import Collector
 from dreamerv2.running.environments import MakeEnv
 from dreamerv2.running.logdir import Logdir, goes_on
 from dreamerv2.running.random_states import ProcessRandom
 from dreamerv2.running.reference import parameters
+from dreamerv2.running.rounds import Rounds
 from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.running.watch import check_actions
@@ -48,29 +51,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code: 2 for what the user can mend, 1 for a run
     that failed on its way."""
     print_anything()
+    ranks = join_ranks()
+
+    def end(code: int, sentence: object) -> int:
+        if ranks.is_first_to_end():
+            print(f"dreamerv2-train: {sentence}", file=sys.stderr)
+        return code
+
     try:
         config = checked(parse_config(argv, load_presets()))
         with ExitStack() as stack:
-            logdir = stack.enter_context(closing(Logdir(config)))
+            shared = parts.share(config, ranks)
+            logdir = stack.enter_context(closing(Logdir(config, ranks)))
+            ranks.gather(None)  # The first has found nothing to refuse.
+            if ranks.rank:  # What it prints would be a second voice.
+                stack.enter_context(output_to(logdir.own / "output.txt"))
             stop = stack.enter_context(StopSignals())
-            Trainer(config, logdir, stop, stack).run()
+            Trainer(shared, logdir, stop, stack, ranks=ranks).run()
     except (UsageError, RunFailed) as error:
-        print(f"dreamerv2-train: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return end(2 if isinstance(error, UsageError) else 1, error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"dreamerv2-train: {cannot_write('a file', error)}", file=sys.stderr)
-        return 2
+        return end(2, cannot_write("a file", error))
     except torch.OutOfMemoryError as error:
-        print(f"dreamerv2-train: {full_gpu(error)}", file=sys.stderr)
-        return 2
+        return end(2, full_gpu(error))
     except Stopped as stopped:
+        ranks.is_first_to_end()  # The others need not say so.
         folder = Path(config.logdir).expanduser()
         print(f"{stopped} The same command {goes_on(folder)}")
         return stopped.code
     except KeyboardInterrupt:
         return 130
+    ranks.close()
     return 0
 
 
@@ -85,6 +98,7 @@ class Trainer:
       make: makes the environments; without it, config.task names them.
       evaluates: whether there are environments for evaluation.
       outputs: of metrics, besides those that the config names.
+      ranks: the processes of this run; config is this one's share.
     """
 
     def __init__(
@@ -96,41 +110,46 @@ class Trainer:
         make: MakeEnv | None = None,
         evaluates: bool = True,
         outputs: Sequence[Output] = (),
+        ranks: Ranks = ALONE,
     ):
-        self.config, self.stop = config, stop
+        self.config, self.stop, self.ranks = config, stop, ranks
         self.step, self.evaluated = Counter(), Counter(-1)  # Step of the last one.
         self.timer = Timer()
         self.when = parts.make_when(config)
         # Frames to steps, rounded up: Until(0) would be for ever.
         self.should_explore = Until(-(-config.expl_until // config.action_repeat))
-        folder, device = logdir.path, resolve_device(config.device)
-        self.checkpoint = checkpoint = Checkpoint(folder, device, self.step)
-        resumed = checkpoint.resumed
+        folder, device = logdir.own, resolve_device(config.device)
+        checkpoint = Checkpoint(logdir.path, device, self.step, ranks)
+        self.checkpoint, resumed = checkpoint, checkpoint.resumed
         process_random = ProcessRandom(config.seed)
+        evaluates = evaluates and not ranks.rank
         envs = parts.make_envs(config, folder, checkpoint.step, make, evaluates)
         for each in envs:
             stack.callback(each.close)
         recordings = parts.open_recordings(config, folder, resumed)
         spaces = parts.find_spaces(envs, recordings, folder)
         self.learner = parts.make_learner(
-            config, spaces, folder, self.step, self.timer, resumed
+            config, spaces, folder, self.step, self.timer, resumed, ranks
         )
         stack.callback(self.learner.close)
         checkpoint.add(step=self.step, evaluated=self.evaluated, agent=self.learner)
         checkpoint.add(**{f"when_{name}": when for name, when in self.when.items()})
+        networks = {k: self.learner.agent.state_dict()[k] for k in NETWORKS}
+        ranks.broadcast(named_tensors(networks).values())
         # What does not fit has been refused. From here on, files are changed.
         logdir.begin()
+        parts.adopt_episodes(logdir.path, ranks)
         if recordings and not resumed:
             recordings.take_in(folder / "train_episodes")
         replays = parts.make_replays(config, folder, spaces)
         if not (resumed or config.offline):
             # Until there is a checkpoint, what was earned is the episodes on disk.
-            self.step.increment(replays[0].stats["total_steps"])
-        self.train = Collector(envs[0], replays[0], self.step, self.timer)
+            self.step.increment(ranks.sum(replays[0].stats["total_steps"])[0])
+        self.train = Collector(envs[0], replays[0], self.step, self.timer, ranks)
         self.eval = Collector(envs[1], replays[1])
         self.batches = parts.make_batches(config, *replays, self.learner.agent, stack)
         self.logger = parts.make_logger(
-            config, folder, self.step, checkpoint, stack, outputs
+            config, folder, self.step, checkpoint, stack, outputs, ranks
         )
         if resumed:
             print(f"Resumed at step {int(self.step)}.")
@@ -139,6 +158,8 @@ class Trainer:
         # What is random in this process goes on from there, too, so this comes last.
         checkpoint.add(train=self.train, eval=self.eval, random=process_random)
         self.eval.driver.on_step(stop.check)
+        every = config.save_every
+        self.play = Rounds(self.train, checkpoint, stop, every, self.log_of_all, ranks)
         self.log_episodes("train")
 
     def run(self) -> None:
@@ -146,61 +167,78 @@ class Trainer:
         config, step = self.config, self.step
         print(describe(config, int(step) if self.checkpoint.resumed else None))
         print(self.learner.agent.summary())
+        if (count := self.ranks.count) > 1:
+            batch = config.dataset.batch
+            print(f"{count} processes, each with a batch of {batch} and its own envs.")
         if config.offline:
             episodes = self.train.replay.stats["total_episodes"]
             print(f"Learns from {episodes} episodes.")
         elif not self.checkpoint.resumed:
             self.prefill()
             self.pretrain()
-        self.train.driver.on_step(self.train_step)
+        elif self.ranks.count > 1:
+            self.first_episodes(self.random_policy())
+        self.train.on_step(self.train_step)
         self.log_episodes("eval")  # Not the random one.
         if self.evaluated == step and step >= config.steps:
             print(f"This run has reached its {config.steps} steps already.")
             return
         shown = progress("Train", total=config.steps, start=int(step))
         with self.checkpoint.saved_at_last(), shown as bar:
-            saved = time.monotonic()
+            self.play.saved()
             while step < config.steps:
                 self.checkpoint.whole()
-                self.stop.check()
+                self.play.check_stop()
                 if self.when["eval"].due(step):
                     self.evaluate()
-                    saved = time.monotonic()
-                elif time.monotonic() - saved > config.save_every:
+                    self.play.saved()
+                elif self.play.is_save_due():
                     self.checkpoint.save()
-                    saved = time.monotonic()
+                    self.play.saved()
                 before = int(step)
                 if config.offline:
                     self.learn_offline()
                 else:
-                    self.train(self.train_policy, steps=1)
+                    self.play(self.train_policy, steps=1)
                 bar.advance(int(step) - before)
             self.checkpoint.whole()
             self.evaluate()
 
     def prefill(self) -> None:
         """Act at random until there is something to learn from."""
-        env = self.learner.agent.spaces[1]
-        agent = RandomAgent(env, derive_seed(self.config.seed, "random_agent"))
-
-        def policy(obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
-            self.stop.check()
-            return agent(obs, state)
-
-        done, total = self.train.replay.stats["total_steps"], self.config.prefill
+        policy, total = self.random_policy(), self.config.prefill
+        (done,) = self.ranks.sum(self.train.replay.stats["total_steps"])
         if done < total:
             with progress("Prefill", total=total, start=done) as bar:
                 while done < total:
                     before = int(self.step)
-                    self.train(policy, steps=1)
+                    self.play(policy, steps=1)
                     bar.advance(int(self.step) - before)
                     done += int(self.step) - before
-                if not self.train.replay.stats["total_episodes"]:
-                    self.train(policy, episodes=1)
+                self.first_episodes(policy)
             self.train.reset()
         if self.eval.envs.envs and not self.eval.replay.stats["total_episodes"]:
             self.eval(policy, episodes=1)
             self.eval.reset()
+
+    def random_policy(self) -> Policy:
+        """Return random actions, as a policy that may be stopped."""
+        env = self.learner.agent.spaces[1]
+        agent = RandomAgent(env, derive_seed(self.config.seed, "random_agent"))
+
+        def policy(obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
+            self.play.check_stop()
+            return agent(obs, state)
+
+        return policy
+
+    def first_episodes(self, policy: Policy) -> None:
+        """Play an episode at each rank that has none to learn from."""
+        lacks = not self.train.replay.stats["total_episodes"]
+        if self.ranks.sum(lacks)[0]:
+            self.play(policy, episodes=int(lacks))
+            if lacks:
+                self.train.reset()
 
     def pretrain(self) -> None:
         """Learn from the random episodes before the policy's first step."""
@@ -248,6 +286,14 @@ class Trainer:
         Saves before, so that one that is cut short is made again, and after.
         """
         self.checkpoint.save()
+        if not self.ranks.rank:
+            self.play_evaluation()
+        self.when["eval"](self.step)
+        self.evaluated.increment(int(self.step) - int(self.evaluated))
+        self.checkpoint.save()
+
+    def play_evaluation(self) -> None:
+        """Play the episodes of an evaluation, and log them."""
         with self.timer("eval"):
             count = len(self.eval.envs.envs)
             if count:
@@ -258,9 +304,6 @@ class Trainer:
                 self.logger.add(self.eval.replay.stats, prefix="eval")
             self.report("eval" if count else "train")
             self.logger.write()
-        self.when["eval"](self.step)
-        self.evaluated.increment(int(self.step) - int(self.evaluated))
-        self.checkpoint.save()
 
     def report(self, mode: str) -> None:
         """Log open-loop videos, and save stills of them in DIR/report."""
@@ -273,7 +316,10 @@ class Trainer:
 
     def log_metrics(self) -> None:
         """Log everything since the last time; this waits for the device."""
-        self.logger.add(self.learner.metrics())
+        told = self.ranks.gather(self.learner.metrics())
+        if self.ranks.rank:
+            return
+        self.logger.add({k: sum(x[k] for x in told) / len(told) for k in told[0]})
         self.logger.add(self.timer.shares(), prefix="time")
         agent, batch = self.learner.agent, next(self.batches["train"])
         videos = set_apart(agent.report(batch), min(6, len(batch["action"])))
@@ -287,12 +333,28 @@ class Trainer:
         """Log finished episodes from here on; keep pictures while a video is due."""
         due = self.when[f"video_{mode}"].due
         collector = self.train if mode == "train" else self.eval
+        later = mode == "train" and self.ranks.count > 1
         collector.driver.on_episode(
-            partial(self.log_episode, mode=mode),
-            lambda key: is_logged(key, self.config, due(self.step)),
+            self.play.keep_episode if later else partial(self.log_episode, mode=mode),
+            lambda key: is_logged(
+                key, self.config, due(self.step) and not self.ranks.rank
+            ),
         )
 
-    def log_episode(self, ep: dict[str, np.ndarray], worker: int, mode: str) -> None:
+    def log_of_all(
+        self, episodes: list[dict[str, np.ndarray]], stats: dict[str, int]
+    ) -> None:
+        """Log training episodes of all ranks, with the stats of all their replays."""
+        for episode in episodes:
+            self.log_episode(episode, 0, "train", stats)
+
+    def log_episode(
+        self,
+        ep: dict[str, np.ndarray],
+        worker: int,
+        mode: str,
+        stats: dict[str, int] | None = None,
+    ) -> None:
         """Log figures and a video of a finished episode.
 
         Training episodes are written one by one, an evaluation's all together.
@@ -301,8 +363,16 @@ class Trainer:
         video = shown and self.when[f"video_{mode}"](self.step)
         add_episode(self.logger, ep, mode, self.config, video)
         if mode == "train":
-            self.logger.add(self.train.replay.stats, prefix="train")
+            self.logger.add(stats or self.train.replay.stats, prefix="train")
             self.logger.write()
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Append what is printed to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file):
+        yield
 
 
 def full_gpu(error: torch.OutOfMemoryError) -> str:

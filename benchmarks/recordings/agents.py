@@ -12,6 +12,7 @@ from torch import Tensor
 from dreamerv2.agent import ActorCritic, Agent
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.torchutils import Optimizer, named_tensors
 from dreamerv2.running import reference
 from recordings.recording import RecordedNoise, Recording
@@ -58,7 +59,14 @@ def compute(
     return results
 
 
-def build_agent(recording: Recording, precision: str, device: str, jit: bool) -> Agent:
+def build_agent(
+    recording: Recording,
+    precision: str,
+    device: str,
+    jit: bool,
+    changes: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
+) -> Agent:
     """An agent of the file's config, for the spaces that its first batch shows.
 
     The reference's Plan2Explore learns from pairs across episodes, too, so the mask
@@ -71,6 +79,7 @@ def build_agent(recording: Recording, precision: str, device: str, jit: bool) ->
             "precision": precision,
             "jit": jit,
             "disag_mask_seams": False,
+            **(changes or {}),
         }
     )
     shapes = {k: v.shape[2:] for k, v in recording.group("update0/batch").items()}
@@ -81,7 +90,7 @@ def build_agent(recording: Recording, precision: str, device: str, jit: bool) ->
     action = gymnasium.spaces.Box(-1, 1, shapes.pop("action"))
     del spaces["action"]
     action.discrete = _actor_dist(recording) == "onehot"
-    return Agent(config, spaces, {"action": action}, Counter(0))
+    return Agent(config, spaces, {"action": action}, Counter(0), ranks=ranks)
 
 
 @torch.no_grad()

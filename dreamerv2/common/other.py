@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.noise import NoiseFn
 from dreamerv2.common.torchutils import Module
@@ -160,7 +161,8 @@ class StreamNorm(Module):
     """Divides a stream of numbers by a running mean of their magnitude.
 
     magnitude = momentum * magnitude + (1 - momentum) * mean|x|, starting at 1;
-    output = x / (magnitude + eps) * scale. Momentum 1 turns it off.
+    output = x / (magnitude + eps) * scale. Momentum 1 turns it off. The mean is over
+    all ranks.
     """
 
     parts = ("mag",)
@@ -172,7 +174,9 @@ class StreamNorm(Module):
         eps: float,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
     ):
+        self._ranks = ranks
         self._momentum = momentum
         self._scale = scale
         self._eps = eps
@@ -194,7 +198,10 @@ class StreamNorm(Module):
     @torch.no_grad()
     def update(self, inputs: Tensor) -> None:
         """Move the magnitude."""
-        new = (1 - self._momentum) * inputs.abs().mean().to(self.mag.dtype)
+        if self._momentum == 1:
+            return
+        mean = self._ranks.mean(inputs.abs().mean()).to(self.mag.dtype)
+        new = (1 - self._momentum) * mean
         new = self._momentum * self.mag + new
         # An input that is not finite would stay in the mean for ever.
         self.mag.copy_(torch.where(torch.isfinite(new), new, self.mag))

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import UsageError, check_choice
 from dreamerv2.running.statefile import match_state
 
@@ -201,9 +202,10 @@ def restore_unless(
 class Optimizer:
     """Clips, decays and steps the parameters of one loss.
 
-    In this order: global norm of the gradients; clip by it; weight decay as
-    parameter *= 1 - wd on every parameter whose name matches wd_pattern (not times
-    lr); the step. Everything stays on the device: no step waits for it.
+    In this order: mean of the gradients over all ranks; their global norm; clip by it;
+    weight decay as parameter *= 1 - wd on every parameter whose name matches
+    wd_pattern (not times lr); the step. Everything stays on the device: no step waits
+    for it.
 
     Adam is TensorFlow's, whose eps is not bias-corrected: with step size
     lr * sqrt(1 - b2^t) / (1 - b1^t), the update is m / (sqrt(v) + eps). The others
@@ -236,9 +238,10 @@ class Optimizer:
         opt: str,
         wd_pattern: str = ".*",
         loss_scaling: bool = False,
+        ranks: Ranks = ALONE,
     ):
         check_choice("optimizer", opt, self.SLOTS)
-        self._name = name
+        self._name, self._ranks = name, ranks
         self._names = list(params)
         self._params = list(params.values())
         self._lr, self._eps, self._clip, self._wd, self._opt = lr, eps, clip, wd, opt
@@ -284,6 +287,7 @@ class Optimizer:
     @torch.no_grad()
     def apply(self, grads: Sequence[Tensor]) -> Tensor:
         """Step by the given gradients. Returns their global norm, unclipped."""
+        grads = self._ranks.means(grads, self._params)
         norms = torch.stack(torch._foreach_norm(grads))
         norm = torch.linalg.vector_norm(norms)
         finite = torch.isfinite(norm)

@@ -14,6 +14,7 @@ import torch
 
 from dreamerv2 import __version__
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import RunFailed, UsageError, summary
 from dreamerv2.common.files import cannot_write
 from dreamerv2.running.logdir import CHECKPOINT
@@ -22,12 +23,19 @@ from dreamerv2.running.statefile import (
     DamagedCheckpoint,
     load_checkpoint,
     save_checkpoint,
+    state_from_bytes,
+    state_to_bytes,
 )
 
 PREVIOUS = "variables.prev.pt"
 DAMAGED = "variables.damaged.pt"
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py")
 LAYOUT = 2  # Of the parts; dreamerv2 0.1.0 wrote 1, without saying so.
+
+# What each rank has of its own; all else is equal at all ranks, as are networks in
+# what the agent has.
+OWN = ("train", "eval", "random")
+NETWORKS = ("wm", "task_behavior", "expl_behavior")
 
 # What a part may raise for a state that is not built as it should be. A RuntimeError
 # is none of these, since a full GPU raises one, too.
@@ -56,6 +64,7 @@ class Checkpoint:
       folder: the logdir.
       device: where tensors are loaded to.
       step: the count of policy steps, which tells what has been saved.
+      ranks: all read the file and `save` at once; the first writes what all have.
 
     Attributes:
       resumed: whether there is a checkpoint to go on from.
@@ -65,14 +74,17 @@ class Checkpoint:
     no file before `save`.
     """
 
-    def __init__(self, folder: Path, device: torch.device, step: Counter):
+    def __init__(
+        self, folder: Path, device: torch.device, step: Counter, ranks: Ranks = ALONE
+    ):
         self.path = folder / CHECKPOINT
         self._previous = folder / PREVIOUS
-        self._step = step
+        self._step, self._ranks = step, ranks
         self._parts: dict[str, Part] = {}
         self._damaged = False
         self._loaded = self._read(device)
         self.resumed = bool(self._loaded)
+        self._is_new = self.resumed and not self._take_own(device)
         self.versions_changed = changed_versions(self._loaded.get("versions", {}))
         self._saved_step = self._loaded.get("step", {}).get("value")
         self._whole_step: int | None = None
@@ -91,6 +103,8 @@ class Checkpoint:
             self._parts[name] = part
             if not self.resumed:
                 continue
+            if self._is_new and name in OWN:
+                continue
             if name not in self._loaded:
                 raise UsageError(
                     f"The checkpoint {self.path} has no '{name}': it is of another "
@@ -100,6 +114,8 @@ class Checkpoint:
                 state = self._loaded.pop(name)
                 if not isinstance(state, dict):
                     raise TypeError(f"it is a {type(state).__name__}, not a dict")
+                if self._is_new and name == "agent":
+                    state = {**part.state_dict(), **state}
                 part.load_state_dict(state)
             except MISFITS as error:
                 raise UsageError(
@@ -117,10 +133,49 @@ class Checkpoint:
         self._whole_step = None
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"layout": LAYOUT, "versions": versions()}
-        self._set_aside() if self._damaged else self._keep_previous()
-        save_checkpoint(self.path, state)
+        state |= self._gather_own(state)
+        if not self._ranks.rank:
+            self._set_aside() if self._damaged else self._keep_previous()
+            save_checkpoint(self.path, state)
+        self._ranks.gather(None)  # None goes on before it is written.
         self._damaged = False
         self._saved_step = self._whole_step = int(self._step)
+
+    def _gather_own(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return {"ranks": {rank: its own state}} of the further ranks, if any."""
+        if self._ranks.count == 1:
+            return {}
+        own = b""
+        if self._ranks.rank:
+            agent = {k: x for k, x in state["agent"].items() if k not in NETWORKS}
+            parts = {name: state[name] for name in OWN}
+            own = state_to_bytes({**parts, "agent": agent})
+        return {"ranks": dict(list(enumerate(self._ranks.gather(own)))[1:])}
+
+    def _take_own(self, device: torch.device) -> bool:
+        """Put this rank's own state in the place of the first's; False if it has none.
+
+        Says what is given up if there was another number of ranks.
+        """
+        saved, ranks = self._loaded.pop("ranks", {}), self._ranks
+        if (before := 1 + len(saved)) != ranks.count:
+            print(
+                f"Saved by {before} and goes on with {ranks.count} processes: batches "
+                "begin with new sequences and latents, further processes with random "
+                "numbers and episodes of their own; no finished episode is lost."
+            )
+        if not ranks.rank:
+            return True
+        own = saved.get(ranks.rank)
+        found = own and state_from_bytes(own, device)
+        for name in OWN:
+            self._loaded.pop(name, None)
+        agent = self._loaded["agent"]
+        self._loaded["agent"] = {name: agent[name] for name in NETWORKS}
+        if found:
+            self._loaded["agent"].update(found.pop("agent"))
+            self._loaded.update(found)
+        return bool(found)
 
     def whole(self) -> None:
         """Say that all parts belong together: until the step count goes on."""

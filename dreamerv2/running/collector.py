@@ -1,9 +1,10 @@
 """Environments, the driver that steps them, the replay that takes what they give."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreamerv2.common.counter import Counter
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.driver import Driver, Policy
 from dreamerv2.common.other import Timer
 from dreamerv2.common.replay import Replay
@@ -18,6 +19,10 @@ class Collector:
       replay: takes all transitions.
       step: counts the steps, if given.
       timer: is told the share of `env`.
+      ranks: the processes that play at the same time.
+
+    Attributes:
+      made: steps that were made here since the start.
     """
 
     def __init__(
@@ -26,12 +31,16 @@ class Collector:
         replay: Replay,
         step: Counter | None = None,
         timer: Timer | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.envs = envs
         self.replay = replay
         self.driver = Driver(envs.envs, envs.replace, timer)
+        self._step = step
+        self._shared, self._learn = ranks.count > 1, []
+        self.made = 0
         if step is not None:
-            self.driver.on_step(lambda tran, worker: step.increment())
+            self.driver.on_step(self._count)
         self.driver.on_step(replay.add_step)
         self.driver.on_reset(replay.add_step)
         self._stepping = False
@@ -47,6 +56,17 @@ class Collector:
         self._stepping = True  # And still so if an exception leaves.
         self.driver(policy, steps, episodes, episodes_per_env)
         self._stepping = False
+
+    def on_step(self, callback: Callable) -> None:
+        """Call back after each step that is counted."""
+        (self._learn.append if self._shared else self.driver.on_step)(callback)
+
+    def count(self, steps: int, learn: bool = True) -> None:
+        """Count steps that several ranks have made by now, and learn from each."""
+        for _ in range(steps):
+            self._step.increment()
+            for callback in self._learn if learn else ():
+                callback({}, worker=0)
 
     def reset(self) -> None:
         """Begin new episodes."""
@@ -70,3 +90,8 @@ class Collector:
         elif self.envs.train:
             print(f"The environments begin new episodes, since {reason}.")
         self.replay.load_state_dict(state["replay"], unfinished=not reason)
+
+    def _count(self, tran: dict[str, Any], worker: int) -> None:
+        self.made += 1
+        if not self._shared:
+            self._step.increment()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dreamerv2.common.config import Config, format_value
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.envs import OWN
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import cannot_write, writing
@@ -33,14 +34,15 @@ OTHER = {
 class Logdir:
     """config.logdir, made, locked, and compared with the run that it holds.
 
-    Until `begin`, no file of the run is changed, so that what is refused leaves all as
-    it was. The lock is the system's (flock) and goes with the process.
+    Of several ranks, the first does so for all, and `own` is for what each has of its
+    own. Until `begin`, no file of the run is changed, so that what is refused leaves
+    all as it was. The lock is the system's (flock) and goes with the process.
 
     Raises UsageError for a logdir that is missing, not writable, or in use, and whose
     config is damaged or is one with which the run cannot go on.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, ranks: Ranks = ALONE):
         if config.logdir in ("", os.devnull):
             raise UsageError(
                 "No --logdir was given: name the folder for this run, such as "
@@ -50,6 +52,11 @@ class Logdir:
         self.changed: dict[str, tuple[Any, Any]] = {}
         self._config = config
         self._before: Config | None = None
+        self.own = ranks.folder(self.path)
+        self._lock: IO[str] | None = None
+        self._first = ranks.rank == 0
+        if not self._first:
+            return
         self._make()
         self._lock = lock(self.path)
         try:
@@ -60,6 +67,8 @@ class Logdir:
 
     def begin(self) -> None:
         """Save config.yaml; print what changed, and keep the one before by a number."""
+        if not self._first:
+            return
         if self.changed:
             numbered = (self.path / f"config.{i}.yaml" for i in itertools.count(1))
             self._before.save(next(path for path in numbered if not path.exists()))

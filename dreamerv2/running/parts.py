@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.malloc import keep_freed_memory
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.episodes.memory import warn_if_too_big
 from dreamerv2.common.episodes.minari import is_minari, write_minari
 from dreamerv2.common.episodes.offline import Recordings, find_episodes
 from dreamerv2.common.episodes.sampling import Dataset
+from dreamerv2.common.errors import UsageError
 from dreamerv2.common.logger import JSONLOutput, Logger, Output, TerminalOutput
 from dreamerv2.common.other import Timer
 from dreamerv2.common.outputs.services import make_outputs
@@ -29,6 +32,56 @@ from dreamerv2.running.loading import (
     shapes_of_run,
 )
 from dreamerv2.running.seeds import derive_seed
+
+
+def share(config: Config, ranks: Ranks) -> Config:
+    """Return one process's share of a run: GPU, seed, and part of batch and replay.
+
+    Raises UsageError for what several processes cannot share.
+    """
+    count = ranks.count
+    if count == 1:
+        return config
+    if any(flat != config.flat for flat in ranks.gather(config.flat)):
+        raise UsageError(
+            "The processes of this run were given different flags: start all of them, "
+            "on every host, by the same command."
+        )
+    for key in ("async_training", "offline"):
+        if config[key]:
+            raise UsageError(
+                f"--{key} works in one process alone, but torchrun started {count}: "
+                "leave it out, or start without torchrun."
+            )
+    batch, rest = divmod(config.dataset.batch, 1 if config.scale_batch else count)
+    if rest:
+        raise UsageError(
+            f"--dataset.batch {config.dataset.batch} cannot be split evenly over "
+            f"{count} processes: make it a multiple of {count}, or give --scale_batch "
+            "True for a whole batch in each."
+        )
+    changes: dict[str, Any] = {"dataset.batch": batch}
+    for key in ("capacity", "disk_capacity"):
+        changes[f"replay.{key}"] = -(-config.replay[key] // count)
+    if ranks.rank:
+        changes["seed"] = derive_seed(config.seed, "rank", ranks.rank)
+    if resolve_device(config.device).type == "cuda":  # Not run without a GPU.
+        changes["device"] = f"cuda:{ranks.local}"
+    return config.update(changes)
+
+
+def adopt_episodes(folder: Path, ranks: Ranks) -> None:
+    """Take over episodes of ranks that a run has no more: each is read by one."""
+    adopted = 0
+    for path in sorted(folder.glob("rank*/train_episodes/*.npz")):
+        rank = int(path.parts[-3].removeprefix("rank"))
+        if rank >= ranks.count and rank % ranks.count == ranks.rank:
+            own = ranks.folder(folder) / "train_episodes"
+            own.mkdir(parents=True, exist_ok=True)
+            path.replace(own / path.name)
+            adopted += 1
+    if adopted:
+        print(f"Took over {adopted:,} episodes of processes that are no more.")
 
 
 def make_when(config: Config) -> dict[str, Every]:
@@ -99,6 +152,7 @@ def make_learner(
     step: Counter,
     timer: Timer,
     resumed: bool,
+    ranks: Ranks = ALONE,
 ) -> Learner:
     """Make the agent for these spaces, and what has it act and learn."""
     check_videos(config, spaces[0])
@@ -106,7 +160,7 @@ def make_learner(
         keep_freed_memory()
     # An update in the background must not see the count go on.
     seen = Counter() if config.async_training else step
-    agent = Agent(config, *spaces, seen)
+    agent = Agent(config, *spaces, seen, ranks=ranks)
     if config.load and not resumed:
         start_from(agent, config.load, config.load_parts)
     if config.async_training:
@@ -159,12 +213,15 @@ def make_logger(
     checkpoint: Checkpoint,
     stack: ExitStack,
     extra_outputs: Sequence[Output],
+    ranks: Ranks = ALONE,
 ) -> Logger:
     """Make the logger to the terminal, metrics.jsonl and what config.logger names.
 
     What a run that goes on does again, the files forget.
     """
     multiplier = 1 if config.offline else config.action_repeat
+    if ranks.rank:
+        return Logger(step, (), multiplier)
     frames = int(step) * multiplier
     jsonl = JSONLOutput(folder)
     if not checkpoint.resumed:

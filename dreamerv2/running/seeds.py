@@ -16,6 +16,7 @@ STREAMS = (
     "train_env",
     "eval_env",
     "play_env",
+    "rank",  # All of the above in a further process of a run.
 )
 
 

@@ -30,7 +30,7 @@ class StopSignals:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received: int | None = None  # The number of the signal that came.
         self._before: dict[int, Any] = {}
         self._output = contextlib.ExitStack()
 
@@ -49,13 +49,13 @@ class StopSignals:
 
     def check(self, *args: object, **kwargs: object) -> None:
         """Raise Stopped if a signal came; ignore what a callback gets."""
-        if self._received is not None:
-            raise Stopped(self._received)
+        if self.received is not None:
+            raise Stopped(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
+        self.received = number
         again = " again" if number == signal.SIGINT else ""
         # The signal may have come in the middle of a print, which refuses another.
         with contextlib.suppress(RuntimeError):
@@ -66,9 +66,9 @@ class StopSignals:
             )
 
     def _no_reader(self) -> None:
-        if self._received is None:
+        if self.received is None:
             # Windows has no such signal.
-            self._received = getattr(signal, "SIGPIPE", signal.SIGTERM)
+            self.received = getattr(signal, "SIGPIPE", signal.SIGTERM)
         with contextlib.suppress(OSError):  # Nor may anybody read this one.
             print(
                 "Nobody reads the output any more: saving after this step.",

@@ -5,6 +5,7 @@ The file is what `torch.save` writes, and holds tensors and plain containers onl
 kept as tensors and strings, since nothing is loaded by running code.
 """
 
+import io
 import os
 import pickle
 import zipfile
@@ -56,6 +57,19 @@ def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
     """
     content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
     write_atomically(path, lambda file: torch.save(content, file))
+
+
+def state_to_bytes(state: Any) -> bytes:
+    """Turn a state, as for `save_checkpoint`, into bytes that are a state, too."""
+    content = io.BytesIO()
+    torch.save(_encode(state, "state"), content)
+    return content.getvalue()
+
+
+def state_from_bytes(content: bytes, map_location: str | torch.device) -> Any:
+    """Undo `state_to_bytes`."""
+    file = io.BytesIO(content)
+    return _decode(torch.load(file, map_location=map_location, weights_only=True))
 
 
 def load_checkpoint(

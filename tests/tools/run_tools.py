@@ -23,6 +23,15 @@ from dreamerv2.running.statefile import load_checkpoint
 SCRIPT = (sys.executable, Path(script.__file__).as_posix())
 COMMAND = (Path(sysconfig.get_path("scripts"), "dreamerv2-train").as_posix(),)
 
+
+def ranks_of(script, count=2):
+    """The command that shares a script among processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return (*launcher, "--nproc-per-node", str(count), script)
+
+
+RANKS = ranks_of(SCRIPT[1])
+
 # The one place that says how small the networks are. Presets keep all else.
 NETWORKS = (
     r"--rssm.hidden 8 --rssm.deter 8 --rssm.stoch 4 --rssm.discrete 4"
@@ -130,6 +139,10 @@ class Running:
     def __exit__(self, *exc):
         self._process.kill()
         self._process.wait()
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     @property
     def out(self):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dreamerv2.common import torchutils
 from dreamerv2.common.config import Config
 from dreamerv2.common.device.capture import cause
+from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.other import StreamNorm
 
 
@@ -22,8 +23,10 @@ class Builder:
         generator: torch.Generator,
         jit: bool,
         learns: bool = True,
+        ranks: Ranks = ALONE,
     ):
         self.device = device
+        self.ranks = ranks
         self._learns = learns
         self.precision = precision
         self._generator = generator
@@ -57,12 +60,14 @@ class Builder:
             for name, param in network.named_parameters()
         }
         scaling = self.precision.loss_scaling
-        return torchutils.Optimizer(name, params, **config, loss_scaling=scaling)
+        more = {"loss_scaling": scaling, "ranks": self.ranks}
+        return torchutils.Optimizer(name, params, **config, **more)
 
     def stream_norm(self, config: Config) -> StreamNorm:
         """Make a norm of rewards."""
         dtype = self.precision.param
-        return StreamNorm(**config, device=self.device, dtype=dtype)
+        more = {"dtype": dtype, "ranks": self.ranks}
+        return StreamNorm(**config, device=self.device, **more)
 
 
 def compile_trouble(device: torch.device) -> str | None:

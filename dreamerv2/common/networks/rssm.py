@@ -244,13 +244,14 @@ class EnsembleRSSM(nn.Module):
         balance: float,
         free: float,
         free_avg: bool,
+        average: Callable[[Tensor], Tensor] = torch.mean,
     ) -> tuple[Tensor, Tensor]:
         """Return the KL loss, balanced (Algorithm 2 of the paper), and the KL (B, T).
 
             balance * KL(sg(post) || prior) + (1 - balance) * KL(post || sg(prior))
 
         With ``forward`` the arguments of the KL swap, and the mix with them. Each
-        term is at least ``free`` nats: its mean with free_avg, else each element.
+        term is at least ``free`` nats: its average with free_avg, else each element.
         At balance 0.5 there is one KL, each element at least ``free``.
         """
         lhs, rhs = (prior, post) if forward else (post, prior)
@@ -261,8 +262,8 @@ class EnsembleRSSM(nn.Module):
         value = self.get_dist(lhs).kl(self.get_dist(_detach(rhs)))  # (B, T)
         value_rhs = self.get_dist(_detach(lhs)).kl(self.get_dist(rhs))
         if free_avg:
-            loss_lhs = value.mean().clamp(min=free)
-            loss_rhs = value_rhs.mean().clamp(min=free)
+            loss_lhs = average(value).clamp(min=free)
+            loss_rhs = average(value_rhs).clamp(min=free)
         else:
             loss_lhs = value.clamp(min=free).mean()
             loss_rhs = value_rhs.clamp(min=free).mean()
