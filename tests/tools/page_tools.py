@@ -26,7 +26,8 @@ PAGES = sorted(
     key=lambda path: path.relative_to(ROOT).as_posix(),
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LANGUAGES = {"", "sh", "python"}  # Those without a name are drawings.
+# Those without a name are drawings; bash is a script for a cluster.
+LANGUAGES = {"", "sh", "python", "bash"}
 
 # Commands that are not run here, and why. Each must be in the docs, or leave this list.
 NOT_RUN = {
@@ -132,10 +133,20 @@ class Reader:
                 )
                 if block.language == "python":
                     self._python(block)
-                elif block.language == "sh":
-                    for line in lines(block.text):
-                        if not listed(line) and not skip(line):
-                            self._line(line)
+                for line in self._commands(block):
+                    if not listed(line) and not skip(line):
+                        self._line(line)
+
+    def _commands(self, block):
+        """The commands to run; of a script for Slurm, what srun starts."""
+        if block.language == "sh":
+            return lines(block.text)
+        if block.language == "bash":
+            assert block.text.startswith("#!/bin/bash\n"), "sh, or a whole script?"
+            ok(self._process(["bash", "-n", "-c", block.text]))
+            starts = [x for x in lines(block.text) if x.startswith("srun ")]
+            return [x.removeprefix("srun ") for x in starts]
+        return []
 
     def _python(self, block):
         """Run an example; its parse_flags() gets the flags that shorten it."""
@@ -173,7 +184,9 @@ class Reader:
         """python FILE FLAGS ..., shortened."""
         name, *flags = words
         assert (self.folder / name).is_file(), f"There is no {name}."
-        if name == "benchmarks/replicate.py":  # Its plan whole, but a single run.
+        if {"--list", "--plot_only"} & set(flags):
+            pass
+        elif name == "benchmarks/replicate.py":  # Its plan whole, but a single run.
             ok(script_here(self.folder / name, *flags, "--list"))
             flags = [*_firsts(flags), "--frames", "160", "--", *TINY]
         else:
