@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from circumstances import circumstances, make_parser
+from costs import costs, format_cost
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +39,6 @@ from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.capture import WARMUP
 from dreamerv2.common.device.malloc import keep_freed_memory
-from dreamerv2.common.device.profiling import costs, format_cost
 from dreamerv2.common.envs import make_env
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import parse_config

@@ -18,7 +18,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.builder import Builder, no_gpu
 from dreamerv2.common.device.capture import Captured, backend_for
 from dreamerv2.common.device.ranks import ALONE, Ranks
-from dreamerv2.common.errors import UsageError, check_choice
+from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
 from dreamerv2.common.networks.onehot import stack_ones
 from dreamerv2.common.other import (
@@ -40,21 +40,12 @@ CLIP_REWARDS = {"identity": lambda x: x, "sign": torch.sign, "tanh": torch.tanh}
 class Agent(torchutils.Module):
     """What train.py talks to: acts, learns from batches, reports videos.
 
-    Args:
-      config: the whole configuration.
-      obs_space, act_space: dicts of spaces; keys that begin with ``log_`` are left
-        out.
-      step: the shared count of policy steps, for schedules.
-      learns: False makes no optimizers, for an agent that only acts and dreams.
-      ranks: the processes that share each update.
-
-    Attributes:
-      noise, eval_noise: draw what networks need, in training and in evaluations and
-        reports, which so change nothing in training.
-      carried: the last posterior (B, ...) of the batch before, where the next one
-        begins; None for zeros.
-
-    Raises UsageError where config and spaces do not fit.
+    `step` is the shared count of policy steps, for schedules; without `learns` there
+    are no optimizers; `ranks` are the processes that share each update. `noise` draws
+    what networks need in training, and `eval_noise` in evaluations and reports, which
+    so change nothing in training. `carried` is the last posterior (B, ...) of the batch
+    before, where the next one begins; None for zeros. UsageError where config and
+    spaces do not fit.
     """
 
     parts = ("wm", "task_behavior", "expl_behavior", "noise", "eval_noise")
@@ -84,7 +75,7 @@ class Agent(torchutils.Module):
         space = act_space["action"]
         self.discrete = bool(getattr(space, "discrete", False))
         config = config.update(resolve_auto(config, self.discrete))
-        obs_space = {k: v for k, v in obs_space.items() if not _is_log(k)}
+        obs_space = _unlogged(obs_space)
         self.noise = Noise(derive_seed(config.seed, "train_noise"), self.device)
         self.eval_noise = Noise(derive_seed(config.seed, "eval_noise"), self.device)
         init = torch.Generator().manual_seed(derive_seed(config.seed, "init"))
@@ -109,15 +100,11 @@ class Agent(torchutils.Module):
     def policy(
         self, obs: Data, state: tuple | None = None, mode: str = "train"
     ) -> tuple[dict[str, np.ndarray], tuple]:
-        """Choose actions for the observations of N environments.
+        """Return {"action": (N, A) float32} for observations (N, ...), and the state.
 
-        Args:
-          obs: arrays (N, ...). Where is_first, the state is forgotten.
-          state: what the last call returned; None at first.
-          mode: ``train`` samples the task's actor, ``explore`` the exploration's,
-            ``eval`` takes the task's mode.
-
-        Returns {"action": (N, A) float32} on the host, and the state.
+        The state is what the last call returned, None at first, and forgotten where
+        is_first. mode: ``train`` samples the task's actor, ``explore`` the
+        exploration's, ``eval`` takes the task's mode.
         """
         if mode not in ("train", "explore", "eval"):
             raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
@@ -153,15 +140,9 @@ class Agent(torchutils.Module):
             return latent, action_noise(action, amount, self.discrete, noise)
 
     def train(self, data: Data) -> Metrics:
-        """Update everything once on a batch of sequences.
-
-        Args:
-          data: arrays or tensors (B, T, ...): the observations' keys, ``action``
-            (the one that led to the observation), ``reward``, ``is_first``,
-            ``is_terminal``.
-
-        Returns metrics, 0-d tensors on the device: nothing here waits for it.
-        """
+        """Update everything once on arrays or tensors (B, T, ...): the observations'
+        keys, ``action`` (which led to the observation), and the signals. Returns
+        metrics, 0-d tensors on the device: nothing here waits for it."""
         self._step.fill_(int(self._counter))
         count = len(data["is_first"])
         if self.carried is None or len(self.carried["stoch"]) != count:
@@ -175,10 +156,8 @@ class Agent(torchutils.Module):
         return {**super().state_dict(), "carried": self.carried or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what state_dict returned.
-
-        Random numbers of another kind of device begin anew, with a sentence.
-        """
+        """Go on from what state_dict returned; random numbers of another kind of device
+        begin anew, with a sentence."""
         state = {**state}
         carried = state.pop("carried") or None
         own = self.noise.state_dict()["generator"]
@@ -237,10 +216,8 @@ class Agent(torchutils.Module):
 
     @torch.no_grad()
     def report_vectors(self, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return {key: (truth, model)} of every vector key, each (6, T, D).
-
-        Of at most 6 sequences, the model has seen the first 5 steps.
-        """
+        """Return {key: (truth, model)} of every vector key, each (6, T, D), of at most
+        6 sequences, of which the model has seen the first 5 steps."""
         data = self.to_device(data)
         noise = scoped(self.eval_noise, "report")
         found = {}
@@ -268,11 +245,8 @@ class Agent(torchutils.Module):
     def acting_networks(self) -> dict[str, nn.Module]:
         """Return the networks behind `policy`; by their weights another agent of this
         config acts alike."""
-        networks = {
-            "encoder": self.wm.encoder,
-            "rssm": self.wm.rssm,
-            "actor": self.task_behavior.actor,
-        }
+        networks = {"encoder": self.wm.encoder, "rssm": self.wm.rssm}
+        networks["actor"] = self.task_behavior.actor
         if isinstance(self.expl_behavior, expl.Seeker):
             networks["expl_actor"] = self.expl_behavior.ac.actor
         return networks
@@ -312,7 +286,6 @@ class WorldModel(torchutils.Module):
         action_size: int,
         build: Builder,
     ):
-        check_choice("clip_rewards", config.clip_rewards, CLIP_REWARDS)
         self.config = config
         self.action_size = action_size
         self._precision, self._ranks = build.precision, build.ranks
@@ -343,10 +316,8 @@ class WorldModel(torchutils.Module):
         self._scales = self._loss_scales()
 
     def _loss_scales(self) -> dict[str, float]:
-        """Return the scale of every loss: kl, reward, discount, and the decoder's keys.
-
-        Raises UsageError for a scale without a loss.
-        """
+        """Return the scale of every loss: kl, reward, discount, and the decoder's keys;
+        UsageError for a scale without a loss."""
         given = dict(self.config.loss_scales)
         scales = dict.fromkeys(("kl", "reward", "discount"), 1.0)
         keys = (*self.decoder.cnn_keys, *self.decoder.mlp_keys)
@@ -430,13 +401,10 @@ class WorldModel(torchutils.Module):
             discount  d0     d1     d2   ...   dH       d0 from the data
             weight    1      d0    d0*d1 ...
 
-        Args:
-          start: states (B, T, ...); they are flattened to N = B*T and detached.
-          is_terminal: (B, T) bool.
-          noise: draws ``imagine_action`` (H, N, ..), ``imagine_state`` (H, N, ..).
-
-        Returns feat (H+1, N, F), action (H+1, N, A), discount, weight (H+1, N), the H
-        policies, with gradients in the actor alone, and the latents' ones (onehot.py).
+        States and is_terminal are (B, T, ...), flattened to N = B*T. noise draws
+        ``imagine_action`` and ``imagine_state``, (H, N, ..). Returns feat (H+1, N, F),
+        action (H+1, N, A), discount, weight (H+1, N), the H policies, with gradients in
+        the actor alone, and the latents' ones (onehot.py).
         """
         state = {k: v.detach().flatten(0, 1) for k, v in start.items()}  # (N, ...)
         feat = self.rssm.get_feat(state)  # (N, F)
@@ -483,10 +451,8 @@ class WorldModel(torchutils.Module):
         return self.heads["reward"](seq["feat"], seq.get("ones")).mode()
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Make of a raw batch what networks see, without changing it.
-
-        Images in [-0.5, 0.5], clipped rewards, the discount's target.
-        """
+        """Make of a raw batch what networks see, without changing it: images in [-0.5,
+        0.5], clipped rewards, the discount's target."""
         dtype = self._precision.param
         obs = {k: v if _is_log(k) else self._numeric(k, v) for k, v in obs.items()}
         obs["reward"] = self._clip_rewards(obs["reward"])
@@ -507,10 +473,8 @@ class WorldModel(torchutils.Module):
     def video_pred(
         self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
     ) -> Tensor:
-        """Make a video of truth, model and error, with sequences side by side.
-
-        See `open_loop`. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots.
-        """
+        """Make a video of truth, model and error, sequences side by side; see
+        `open_loop`. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots."""
         truth, model = self.open_loop(data, key, noise, count, observed)
         error = (model - truth + 1) / 2
         video = torch.cat([truth + 0.5, model + 0.5, error], 2)  # (B, T, 3*H, W, C)
@@ -562,23 +526,10 @@ class ActorCritic(torchutils.Module):
         self.rewnorm = build.stream_norm(config.reward_norm)
         self.updates = torch.zeros((), dtype=torch.int64, device=build.device)
 
-    def train(
-        self,
-        wm: WorldModel,
-        start: dict[str, Tensor],
-        is_terminal: Tensor,
-        reward_fn: Callable[[Dream], Tensor],
-        noise: NoiseFn,
-        step: Tensor,
-    ) -> Metrics:
-        """Step actor and critic in dreams from ``start`` (B, T, ...), and nothing else.
-
-        reward_fn maps an imagined sequence to rewards (H+1, N). Returns metrics.
-        """
+    def train(self, *args: Any) -> Metrics:
+        """Step actor and critic in dreams, and nothing else; arguments as of `loss`."""
         with self._precision.context():
-            actor_loss, critic_loss, _, metrics = self.loss(
-                wm, start, is_terminal, reward_fn, noise, step
-            )
+            actor_loss, critic_loss, _, metrics = self.loss(*args)
         metrics.update(self.actor_opt(actor_loss))
         metrics.update(self.critic_opt(critic_loss))
         self.update_slow_target()
@@ -595,8 +546,9 @@ class ActorCritic(torchutils.Module):
     ) -> tuple[Tensor, Tensor, Dream, Metrics]:
         """Compute both losses, the imagined sequence they are made from, and metrics.
 
-        The sequence holds what WorldModel.imagine returns, and ``reward`` (H+1, N),
-        normed; ``value`` (H+1, N), the slow critic's; ``target`` (H, N).
+        It begins at ``start`` (B, T, ...), and reward_fn maps it to rewards (H+1, N).
+        It holds what WorldModel.imagine returns, and ``reward`` (H+1, N), normed;
+        ``value`` (H+1, N), the slow critic's; ``target`` (H, N).
         """
         # Reinforce needs no gradients of the dream, so none are recorded.
         through = self.config.actor_grad != "reinforce"
@@ -690,10 +642,8 @@ class ActorCritic(torchutils.Module):
         return -(weight * objective).mean(), metrics
 
     def critic_loss(self, seq: Dream) -> tuple[Tensor, Metrics]:
-        """Compute the critic's loss (equation 5 of the paper), 0-d, and metrics.
-
-        loss = -mean(weight * log p(target | feat)), over f0 .. fH-1
-        """
+        """Compute the critic's loss (equation 5 of the paper), 0-d, and metrics. loss =
+        -mean(weight * log p(target | feat)), over f0 .. fH-1"""
         ones = seq["ones"]
         dist = self.critic(seq["feat"][:-1].detach(), ones and ones[:-1])  # of (H, N)
         weight = seq["weight"][:-1].detach()  # (H, N)
@@ -720,10 +670,8 @@ class ActorCritic(torchutils.Module):
 
 
 def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
-    """Return what ``auto`` means for actor.dist and actor_grad with these actions.
-
-    Raises UsageError for a distribution or a noise that makes no such actions.
-    """
+    """Return what ``auto`` means for actor.dist and actor_grad with these actions;
+    UsageError for a distribution or a noise that makes no such actions."""
     for key in ("expl_noise", "eval_noise") if discrete else ():
         if config[key] > 1:
             raise UsageError(
@@ -738,10 +686,8 @@ def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
             f"actor.dist '{dist}' does not fit {kind} actions: use auto or "
             f"{', '.join(fitting)}."
         )
-    grad = config.actor_grad
-    check_choice("actor_grad", grad, ("auto", "dynamics", "reinforce", "both"))
-    if grad == "auto":
-        grad = "reinforce" if discrete else "dynamics"
+    natural = "reinforce" if discrete else "dynamics"
+    grad = natural if config.actor_grad == "auto" else config.actor_grad
     return {"actor.dist": dist, "actor_grad": grad}
 
 

@@ -15,7 +15,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -153,7 +153,7 @@ def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
     return Player(agent, env)
 
 
-class Player:
+class Player(AbstractContextManager):
     """A trained agent and one environment in which it acts.
 
         player = dv2.load("~/logdir/cartpole", gymnasium.make("CartPole-v1"))
@@ -170,9 +170,6 @@ class Player:
         self.agent = agent
         self.env = env
         self._state: tuple | None = None
-
-    def __enter__(self) -> "Player":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

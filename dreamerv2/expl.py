@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dreamerv2.common import nets, torchutils
 from dreamerv2.common.config import Config
 from dreamerv2.common.device.builder import Builder
-from dreamerv2.common.errors import UsageError, check_choice
+from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.noise import NoiseFn, scoped
 
 if TYPE_CHECKING:
@@ -277,7 +277,11 @@ class ModelLoss(Seeker):
         super().__init__(config, wm, build)
         heads = [name for name in wm.heads if name != "decoder"]
         losses = ["kl", *wm.decoder.cnn_keys, *wm.decoder.mlp_keys, *heads]
-        check_choice("expl_model_loss", config.expl_model_loss, losses)
+        if config.expl_model_loss not in losses:
+            raise UsageError(
+                f"Unknown expl_model_loss '{config.expl_model_loss}': expected one of "
+                f"{', '.join(losses)}."
+            )
         self.head = build(nets.MLP(wm.feat_size, (), **config.expl_head))
         self.predictors = self.head
         self.opt = build.optimizer("expl", {"head": self.head}, config.expl_opt)

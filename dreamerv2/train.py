@@ -90,15 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Trainer:
     """A run in its logdir: environments -> driver -> replay -> batches -> agent.
 
-    Args:
-      config: the whole configuration.
-      logdir: where it is to be; a checkpoint in it is gone on from.
-      stop: asked after each step whether to stop.
-      stack: closes, when it is left, whatever was opened.
-      make: makes the environments; without it, config.task names them.
-      evaluates: whether there are environments for evaluation.
-      outputs: of metrics, besides those that the config names.
-      ranks: the processes of this run; config is this one's share.
+    `stop` is asked after each step, `stack` closes whatever was opened, `make` makes
+    the environments in place of config.task, `outputs` are of metrics, besides those
+    that the config names, and `ranks` the processes of this run, of which config is
+    this one's share.
     """
 
     def __init__(
@@ -281,10 +276,8 @@ class Trainer:
         return check_actions(outputs, self.step), state
 
     def evaluate(self) -> None:
-        """Play eval_eps episodes, each environment a number that is fixed before.
-
-        Saves before, so that one that is cut short is made again, and after.
-        """
+        """Play eval_eps episodes, each environment a number that is fixed before. Saves
+        before, so that one that is cut short is made again, and after."""
         self.checkpoint.save()
         if not self.ranks.rank:
             self.play_evaluation()
@@ -355,10 +348,8 @@ class Trainer:
         mode: str,
         stats: dict[str, int] | None = None,
     ) -> None:
-        """Log figures and a video of a finished episode.
-
-        Training episodes are written one by one, an evaluation's all together.
-        """
+        """Log figures and a video of a finished episode. Training episodes are written
+        one by one, an evaluation's all together."""
         shown = any(key in ep for key in self.config.log_keys_video)
         video = shown and self.when[f"video_{mode}"](self.step)
         add_episode(self.logger, ep, mode, self.config, video)

@@ -32,15 +32,13 @@ class Driver:
         action   0     a_0    a_1        a_(T-1)   a_t was chosen at o_t
 
     Callbacks get a transition, or an episode as a dict of stacked (T+1, ...) arrays,
-    and the environment's index as `worker`. Dtypes are as given.
-
-    An environment's reset and step return the observation, or (see Async) a function
-    that waits for it, called only after all environments have been started.
+    and the environment's index as `worker`. Reset and step return the observation, or
+    (see Async) a function that waits for it, called after all have been started.
 
     An environment fails when it raises anything but a UsageError, or gives a number
     that is not finite (but for `log_` keys). Then its unfinished episode is dropped,
-    and `replace` gives the environment that goes on in its place; by default it raises
-    a RuntimeError that names it. `timer` is told the time of waiting for them, as env.
+    and `replace` gives the one that goes on in its place, or by default raises a
+    RuntimeError. `timer` is told the time of waiting for them, as env.
     """
 
     def __init__(
@@ -73,10 +71,8 @@ class Driver:
     def on_episode(
         self, callback: Callable[..., Any], keep: Callable[[str], bool] | None = None
     ) -> None:
-        """Call `callback(episode, worker=i)` after every finished episode.
-
-        keep: asked at each reset which keys the episode is to have; by default, all.
-        """
+        """Call `callback(episode, worker=i)` after every finished episode; `keep` is
+        asked at each reset which keys it is to have, by default all."""
         self._on_episode.append(callback)
         self._keep.append(keep or (lambda key: True))
 
@@ -187,10 +183,8 @@ class Driver:
         return list(observed)
 
     def _gather(self, calls: dict[int, tuple[Callable, tuple]]) -> dict[int, Any]:
-        """Start all calls, then wait for those that returned a function to wait with.
-
-        Environments that fail are replaced and left out.
-        """
+        """Start all calls, then wait for those that returned a function to wait with;
+        environments that fail are replaced and left out."""
         results, errors = {}, {}
 
         def attempt(i: int, function: Callable[..., Any], *args: Any) -> None:

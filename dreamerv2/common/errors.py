@@ -1,8 +1,9 @@
-"""The exceptions whose messages are for the user."""
+"""The exceptions whose messages are for the user, and a check of saved states."""
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 
 class UsageError(Exception):
@@ -31,9 +32,38 @@ def summary(error: BaseException) -> str:
     return re.sub(r"[.!?]+ (?=[A-Z])", "; ", text)[:200].rstrip(".:!?; ")
 
 
-def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
-    """Raise UsageError unless the value is one of the choices."""
-    choices = list(choices)
-    if value not in choices:
-        listed = ", ".join(map(str, choices))
-        raise UsageError(f"Unknown {what} '{value}': expected one of {listed}.")
+class Misfit(UsageError):
+    """A state has other names or shapes than are needed; `found` lists them."""
+
+    def __init__(self, where: str, found: str):
+        super().__init__(
+            f"{where} does not fit this configuration, with {found}: use the config "
+            "that it was saved with, or another --logdir."
+        )
+        self.where, self.found = where, found
+
+
+def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
+    """Check that two mappings have the same names, and tensors of the same shapes.
+
+    Misfit otherwise, which lists at most `limit` names of a kind and begins with
+    `where`: what `found` is, such as "variables.pt: model".
+    """
+    both = [(k, _shape(found[k]), _shape(expected[k])) for k in expected if k in found]
+    kinds = {
+        "missing": map(str, set(expected) - set(found)),
+        "extra": map(str, set(found) - set(expected)),
+        "misshapen": (f"{k} is {a} where {b} is needed" for k, a, b in both if a != b),
+    }
+    parts = []
+    for kind, names in kinds.items():
+        if names := sorted(names):
+            more = ", ..." if len(names) > limit else ""
+            parts.append(f"{len(names)} {kind} ({', '.join(names[:limit])}{more})")
+    if parts:
+        raise Misfit(where, ", ".join(parts))
+
+
+def _shape(value: Any) -> str:
+    shape = tuple(getattr(value, "shape", ()))
+    return "x".join(str(size) for size in shape) or "scalar"

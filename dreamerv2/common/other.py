@@ -17,13 +17,8 @@ from dreamerv2.common.torchutils import Module
 
 
 class RandomAgent:
-    """Uniformly random actions, which fill the replay before training.
-
-    Args:
-      act_space: {"action": space}; one-hot vectors for a discrete space, else
-        uniform within the bounds, and standard normal where there are none.
-      seed: two agents with one seed act alike.
-    """
+    """Uniformly random actions, which fill the replay before training: one-hot for a
+    discrete space, else within the bounds, standard normal where there are none."""
 
     def __init__(self, act_space: Mapping[str, Any], seed: int = 0):
         self._space = act_space["action"]
@@ -61,14 +56,8 @@ def lambda_return(
 
         R[t] = r[t] + d[t] * ((1 - lambda) * v[t+1] + lambda * R[t+1])
 
-    with v[H] = R[H] = bootstrap. lambda 1 gives discounted Monte Carlo returns,
-    lambda 0 one-step ones.
-
-    Args:
-      reward, value, pcont: r, v and d (the discount) of H steps, (H, ...).
-      bootstrap: (...), the value after the last step.
-
-    Returns (H, ...). Raises ValueError for other shapes.
+    with v[H] = R[H] = bootstrap, (...). r, v and d, the discount, and what is returned
+    are of H steps, (H, ...); ValueError for other shapes.
     """
     if not reward.shape == value.shape == pcont.shape:
         raise ValueError(
@@ -117,10 +106,8 @@ def schedule(text: str | float, step: Tensor) -> Tensor:
 
 
 def parse_schedule(text: str | float) -> tuple[str, list[float]]:
-    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0]).
-
-    Raises UsageError for what is no schedule.
-    """
+    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0]); UsageError for what is
+    no schedule."""
     try:
         return "constant", [float(text)]
     except ValueError:
@@ -141,11 +128,8 @@ def parse_schedule(text: str | float) -> tuple[str, list[float]]:
 def action_noise(
     action: Tensor, amount: float, discrete: bool, noise: NoiseFn
 ) -> Tensor:
-    """Make actions (..., A) noisier.
-
-    Discrete: with probability ``amount`` a uniformly random action. Continuous:
-    normal noise of that standard deviation, clipped to [-1, 1].
-    """
+    """Make actions (..., A) noisier: discrete ones random with probability ``amount``,
+    continuous ones by normal noise of that deviation, clipped to [-1, 1]."""
     if amount == 0:
         return action
     if discrete:
@@ -212,12 +196,9 @@ class StreamNorm(Module):
 
 
 class RunningMeans:
-    """Means of metrics over many updates, on their device.
-
-    One vector of sums, rather than a list of every update's metrics: thousands of
-    tiny tensors that stay would keep the memory between them from being reused.
-    Nothing waits for the device before means().
-    """
+    """Means of metrics over many updates, on their device: one vector of sums, since
+    thousands of tiny tensors would keep memory from being reused. Only means()
+    waits."""
 
     def __init__(self) -> None:
         self._names: list[str] = []

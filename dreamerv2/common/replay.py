@@ -17,27 +17,18 @@ from dreamerv2.common.errors import UsageError
 
 
 class Replay:
-    """Episodes on disk and in memory.
+    """Episodes on disk and in memory, with the settings `replay` of configs.yaml.
 
     Index t of an episode holds observation t and the action that led to it; index 0 is
     the reset, with a zero action. Sequences are cut from the n + 1 transitions of an
-    episode of n steps; n is in its file's name, `stats`, minlen and capacity.
+    episode of n steps; n is in its file's name, `stats`, minlen and capacity. The
+    directory holds a file per episode; those found there are loaded. The seed decides,
+    with the episodes, what the datasets give.
 
-    directory: holds one file per episode; those found there are loaded.
-    capacity: steps to draw from; the oldest episodes leave, but for the newest one, and
-      their files stay. 0 is no limit.
-    ongoing: draw sequences from unfinished episodes of at least minlen steps as well.
-    minlen, maxlen: shortest and longest sequence, in transitions; maxlen 0 is no limit.
-      Episodes of fewer than minlen steps are skipped.
-    prioritize_ends: draw more sequences from the ends of episodes.
-    seed: decides, with the episodes, what the datasets give.
-    storage: `memory` reads all episodes at once and compresses files; `disk` maps files
-      and reads only the steps of a batch. They are as large as the memory would be
-      (Atari: 4 GB per million steps), and compressed ones are written anew as such.
-    disk_capacity: steps to keep in files; the oldest are removed. 0 is no limit.
-
-    Several threads may add while others sample. UsageError for a maxlen below minlen, a
-    directory that cannot be used, and data that does not fit.
+    With storage `memory` all episodes are read at once, and files are compressed; with
+    `disk` files are mapped, so as large as the memory would be (Atari: 4 GB per million
+    steps), and compressed ones are written anew. Several threads may add while others
+    sample. UsageError for settings, a directory and data that do not fit.
     """
 
     def __init__(
@@ -84,9 +75,7 @@ class Replay:
 
     def add_step(self, transition: Mapping[str, Any], worker: int = 0) -> None:
         """Add one transition; at is_last, its episode is saved and can be drawn from.
-
-        An is_first drops the unfinished episode of the worker, if it has one.
-        """
+        An is_first drops the unfinished episode of the worker, if it has one."""
         step = {k: convert(k, transition[k]) for k in stored_keys(transition)}
         if missing := {"is_first", "is_last"} - step.keys():
             raise UsageError(f"The environment's steps lack {sorted(missing)}.")
@@ -144,11 +133,7 @@ class Replay:
             return dataset
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is not in files, in plain types.
-
-        newest, totals: the newest finished episode's name; all episodes and steps.
-        unfinished: per environment its number, and a file's bytes of what has none yet.
-        """
+        """Return all that is not in files, in plain types."""
         with self._lock:
             datasets = [ref() for ref in self._datasets]
             states = [dataset and dataset.state_dict() for dataset in datasets]
@@ -242,14 +227,11 @@ class Replay:
         self._store.add(episode)
 
     def _nothing_to_draw(self) -> str:
-        unfinished = [episode.steps for episode in self._unfinished.values()]
         return (
             f"The replay in {self._store.directory} has 0 episodes to draw from "
-            f"({self._store.total_episodes} on disk with {self._store.total_steps} "
-            f"steps, {self._skipped} skipped as too short, {len(unfinished)} "
-            f"unfinished with {sum(unfinished)} steps); it needs one finished episode "
-            f"of at least {self._minlen} steps (replay.minlen): collect more steps or "
-            "set replay.minlen lower."
+            f"({self._store.total_episodes} on disk, {self._skipped} skipped as too "
+            f"short, {len(self._unfinished)} unfinished): collect more steps or set "
+            f"replay.minlen, {self._minlen}, lower."
         )
 
 

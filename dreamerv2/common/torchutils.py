@@ -10,17 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dreamerv2.common.device.ranks import ALONE, Ranks
-from dreamerv2.common.errors import UsageError, check_choice
-from dreamerv2.running.statefile import match_state
+from dreamerv2.common.errors import UsageError, match_state
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a config names: auto, cpu, cuda or cuda:N.
-
-    Raises UsageError for one that this machine does not have.
-    """
+    """Return the device that a config names: auto, cpu, cuda or cuda:N; UsageError for
+    one that this machine does not have."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,10 +43,9 @@ class Precision:
 
     ``16`` means bfloat16 where the hardware computes in it, else float16 with loss
     scaling. A CPU computes in float32 unless a 16-bit type is asked for by name.
-    ``float64`` puts everything into float64, for comparing numbers.
-
-    cache: keep 16-bit copies of weights for a context. PyTorch drops them whenever
-    another thread leaves one, so beside threads they would depend on timing.
+    ``float64`` puts everything into float64, for comparing numbers. With `cache`,
+    16-bit copies of weights are kept for a context; PyTorch drops them whenever another
+    thread leaves one.
     """
 
     NAMES = {
@@ -64,18 +60,13 @@ class Precision:
     def __init__(self, name: str, device: torch.device, cache: bool = True):
         self._device = device
         self._cache = cache
-        if name == "16":
-            name = self._best_16_bit(device)
-        check_choice("precision", name, ("16", *self.NAMES))
+        if name == "16" and device.type == "cpu":
+            name = "float32"
+        elif name == "16":
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            name = "bfloat16" if bf16 else "float16"
         self.compute = self.NAMES[name]
         self.param = torch.float64 if name.endswith("64") else torch.float32
-
-    @staticmethod
-    def _best_16_bit(device: torch.device) -> str:
-        if device.type == "cpu":
-            return "float32"
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if bf16 else "float16"
 
     @property
     def loss_scaling(self) -> bool:
@@ -107,11 +98,8 @@ def can_compile() -> bool:
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw Glorot-uniform kernels from a seeded generator, and set biases to zero.
-
-    The fans are those of Keras: kernel area times the channels of either side.
-    Norms stay at scale 1, offset 0, as they are made.
-    """
+    """Draw Glorot-uniform kernels from a seeded generator, and set biases to zero. The
+    fans are those of Keras: kernel area times the channels of either side."""
     kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     for part in module.modules():
         if isinstance(part, kinds):
@@ -121,12 +109,9 @@ def init_weights(module: nn.Module, generator: torch.Generator) -> None:
 
 
 class Module:
-    """A plain class that owns networks, optimizers and counters.
-
-    A subclass names in ``parts`` the attributes that make up its saved state, each
-    a tensor or something with state_dict and load_state_dict. It is no nn.Module,
-    so that the agents' ``train`` hides nothing.
-    """
+    """A plain class that owns networks, optimizers and counters: no nn.Module, so that
+    the agents' ``train`` hides nothing. ``parts`` names the attributes that make up its
+    saved state: tensors, or what has state_dict and load_state_dict."""
 
     parts: tuple[str, ...] = ()
 
@@ -141,11 +126,8 @@ class Module:
         return state
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Copy a state into the parts.
-
-        Raises UsageError that lists what is missing, extra or misshapen; then
-        nothing has been changed.
-        """
+        """Copy a state into the parts; UsageError, and nothing changed, where it does
+        not fit."""
         own, found = named_tensors(Module.state_dict(self)), named_tensors(state)
         match_state(own, found, type(self).__name__)
         for name in self.parts:
@@ -176,11 +158,8 @@ def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def zeroed_unless(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return copies of the tensors if keep, a 0-d bool, is true, else zeros.
-
-    All at once, by few kernels on a GPU, and without asking the device. The tensors
-    have one dtype, of floats.
-    """
+    """Return copies of the tensors, of one dtype, if keep, a 0-d bool, is true, else
+    zeros: by few kernels on a GPU, and without asking the device."""
     bits = _bits(tensors)
     copies = torch._foreach_mul(bits, keep.to(bits[0].dtype))
     return [x.view(tensors[0].dtype) for x in copies]
@@ -189,10 +168,7 @@ def zeroed_unless(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 def restore_unless(
     keep: Tensor, tensors: Sequence[Tensor], backups: Sequence[Tensor]
 ) -> None:
-    """Write the backups, which are spoilt, to the tensors unless keep is true.
-
-    As `zeroed_unless`.
-    """
+    """Write the backups, which are spoilt, to the tensors unless keep is true."""
     bits, backup_bits = _bits(tensors), _bits(backups)
     torch._foreach_mul_(bits, keep.to(bits[0].dtype))
     torch._foreach_mul_(backup_bits, (~keep).to(bits[0].dtype))
@@ -203,18 +179,15 @@ class Optimizer:
     """Clips, decays and steps the parameters of one loss.
 
     In this order: mean of the gradients over all ranks; their global norm; clip by it;
-    weight decay as parameter *= 1 - wd on every parameter whose name matches
-    wd_pattern (not times lr); the step. Everything stays on the device: no step waits
-    for it.
+    weight decay as parameter *= 1 - wd on every parameter whose name matches wd_pattern
+    (not times lr); the step. No step waits for the device. Adam is TensorFlow's, whose
+    eps is not bias-corrected: with step size lr * sqrt(1 - b2^t) / (1 - b1^t), the
+    update is m / (sqrt(v) + eps). The others follow torch.optim: nadam (momentum_decay
+    4e-3), adamax, sgd, momentum (0.9).
 
-    Adam is TensorFlow's, whose eps is not bias-corrected: with step size
-    lr * sqrt(1 - b2^t) / (1 - b1^t), the update is m / (sqrt(v) + eps). The others
-    follow torch.optim: nadam (momentum_decay 4e-3), adamax, sgd, momentum (0.9).
-
-    With loss_scaling (float16), the loss is multiplied by a scale that halves after
-    a step with non-finite gradients, which is skipped, decay included, and doubles
-    after 2000 finite ones. Without, such gradients count as zero: the step goes where
-    the moments lead, and parameters and moments stay finite.
+    With loss_scaling (float16), the loss is multiplied by a scale that halves after a
+    step with non-finite gradients, which is skipped, decay included, and doubles after
+    2000 finite ones. Without, such gradients count as zero.
     """
 
     BETAS = (0.9, 0.999)
@@ -240,7 +213,6 @@ class Optimizer:
         loss_scaling: bool = False,
         ranks: Ranks = ALONE,
     ):
-        check_choice("optimizer", opt, self.SLOTS)
         self._name, self._ranks = name, ranks
         self._names = list(params)
         self._params = list(params.values())
@@ -307,10 +279,8 @@ class Optimizer:
         getattr(self, f"_{self._opt}")(grads)
 
     def _step_if_finite(self, grads: Sequence[Tensor], finite: Tensor) -> None:
-        """Step, then take it back if the gradients were not finite.
-
-        Selecting on the device, instead of asking, keeps the host from waiting.
-        """
+        """Step, then take it back, by selecting on the device, if the gradients were
+        not finite."""
         tensors = [*self._params, *sum(self._slots.values(), [])]
         counters = [self._step, self._mu_product]
         before = [x.clone() for x in counters]

@@ -16,7 +16,7 @@ from dreamerv2 import __version__
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import RunFailed, UsageError, summary
-from dreamerv2.common.files import cannot_write
+from dreamerv2.common.files import writing
 from dreamerv2.running.logdir import CHECKPOINT
 from dreamerv2.running.signals import Stopped
 from dreamerv2.running.statefile import (
@@ -58,20 +58,10 @@ class Checkpoint:
         checkpoint.save()
 
     The file is replaced in one step once the new one is whole. The one before stays,
-    for the day on which a disk returns other bytes than were written.
-
-    Args:
-      folder: the logdir.
-      device: where tensors are loaded to.
-      step: the count of policy steps, which tells what has been saved.
-      ranks: all read the file and `save` at once; the first writes what all have.
-
-    Attributes:
-      resumed: whether there is a checkpoint to go on from.
-      versions_changed: packages that had other versions, as text; or empty.
-
-    Raises UsageError for a file that cannot be read or is of an old version. Changes
-    no file before `save`.
+    for the day on which a disk returns other bytes than were written. Tensors are
+    loaded to the device, and `step` tells what has been saved. All ranks read the file
+    and `save` at once; the first writes what all have. UsageError for a file that
+    cannot be read or is of an old version. Changes no file before `save`.
     """
 
     def __init__(
@@ -95,10 +85,8 @@ class Checkpoint:
         return self._saved_step or 0
 
     def add(self, **parts: Part) -> None:
-        """Register parts by name, and take them back to the file's states, if any.
-
-        Raises UsageError for a state that is missing or does not fit.
-        """
+        """Register parts by name, and take them back to the file's states, if any;
+        UsageError for a state that is missing or does not fit."""
         for name, part in parts.items():
             self._parts[name] = part
             if not self.resumed:
@@ -125,11 +113,9 @@ class Checkpoint:
                 ) from error
 
     def save(self) -> None:
-        """Write the states of all parts, and versions.
-
-        Raises UsageError if that is not possible, and what a part raises that is not
-        fit to be saved; the checkpoint that was there is kept.
-        """
+        """Write the states of all parts, and versions; UsageError if that is
+        impossible, and what a part raises that is not fit to be saved: then the one
+        before is kept."""
         self._whole_step = None
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"layout": LAYOUT, "versions": versions()}
@@ -154,9 +140,7 @@ class Checkpoint:
 
     def _take_own(self, device: torch.device) -> bool:
         """Put this rank's own state in the place of the first's; False if it has none.
-
-        Says what is given up if there was another number of ranks.
-        """
+        Says what is given up if there was another number of ranks."""
         saved, ranks = self._loaded.pop("ranks", {}), self._ranks
         if (before := 1 + len(saved)) != ranks.count:
             print(
@@ -254,10 +238,8 @@ class Checkpoint:
     def _set_aside(self) -> None:
         """Copy the damaged one, which stays until the next one takes its place."""
         copy = self.path.with_name(DAMAGED)
-        try:
+        with writing(copy):
             shutil.copyfile(self.path, copy)
-        except OSError as error:
-            raise cannot_write(copy, error) from error
 
 
 def _other_layout(path: Path, loaded: Any) -> UsageError:

@@ -1,6 +1,6 @@
 """Environments, the driver that steps them, the replay that takes what they give."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from dreamerv2.common.counter import Counter
@@ -12,18 +12,9 @@ from dreamerv2.running.environments import Environments
 
 
 class Collector:
-    """Plays episodes into a replay; goes on in their middle when a run does.
-
-    Args:
-      envs: may be none at all, as in offline training.
-      replay: takes all transitions.
-      step: counts the steps, if given.
-      timer: is told the share of `env`.
-      ranks: the processes that play at the same time.
-
-    Attributes:
-      made: steps that were made here since the start.
-    """
+    """Plays episodes of `envs` (maybe none) into a replay; goes on in their middle when
+    a run does. `step` counts the steps, `timer` is told the share of `env`, and `made`
+    are the steps made here since the start; `ranks` play at the same time."""
 
     def __init__(
         self,
@@ -45,16 +36,10 @@ class Collector:
         self.driver.on_reset(replay.add_step)
         self._stepping = False
 
-    def __call__(
-        self,
-        policy: Policy,
-        steps: int = 0,
-        episodes: int = 0,
-        episodes_per_env: int | Sequence[int] = 0,
-    ) -> None:
+    def __call__(self, policy: Policy, **until: Any) -> None:
         """Play by this policy, as Driver does."""
         self._stepping = True  # And still so if an exception leaves.
-        self.driver(policy, steps, episodes, episodes_per_env)
+        self.driver(policy, **until)
         self._stepping = False
 
     def on_step(self, callback: Callable) -> None:

@@ -6,9 +6,8 @@ u1, u2, .., each due after two steps s:
     main thread    s s | s s | s s |        | waits for the updates before, gives their
     learner            u1    u2    u3         weights to the copy that acts, goes on
 
-So the acting copy's weights change where updates are due and nowhere else, and lack
-those updates that became due after its last action. Saving, logging and evaluating wait
-for what is under way, too, but leave the copy as it is.
+So the acting copy's weights change where updates are due and nowhere else. Saving,
+logging and evaluating wait for what is under way, too, but leave the copy as it is.
 """
 
 import ctypes
@@ -41,14 +40,9 @@ Acted = tuple[dict[str, np.ndarray], Any]
 
 
 class Learner:
-    """An agent that acts, and learns at once from each batch it is given.
-
-    Args:
-      agent: acts and learns.
-      step: the count of policy steps.
-      timer: is told the shares of `policy` and `update`.
-      folder: the logdir, for a profile and for a batch that spoilt an update.
-    """
+    """An agent that acts, and learns at once from each batch; `timer` is told the
+    shares of `policy` and `update`, and `folder` takes a profile and a batch that
+    spoilt an update."""
 
     def __init__(self, agent: "Agent", step: Counter, timer: Timer, folder: Path):
         self.agent = agent
@@ -60,10 +54,8 @@ class Learner:
         self._launched = False  # Whether an update may be under way on the device.
 
     def policy(self, obs: Mapping[str, Any], state: Any, mode: str) -> Acted:
-        """Choose actions, as Agent.policy, by weights that are in force meanwhile.
-
-        Raises RunFailed for actions that are not finite.
-        """
+        """Choose actions, as Agent.policy, by weights that are in force meanwhile;
+        RunFailed for actions that are not finite."""
         if self._launched:  # Or else the policy would be said to take its time.
             with self._timer("update"):
                 self.agent.wait()
@@ -90,19 +82,15 @@ class Learner:
         """Wait until no update is under way; raise what one of them raised."""
 
     def metrics(self) -> dict[str, float]:
-        """Return the means since the last call. Waits.
-
-        Raises RunFailed if too many updates were not finite.
-        """
+        """Return the means since the last call. Waits; RunFailed if too many updates
+        were not finite."""
         self.join()
         self._watch.check(int(self._step))
         return self._means.means()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the agent's state and the metrics so far. Waits.
-
-        Raises RunFailed if too many updates, or some parameters, are not finite.
-        """
+        """Return the agent's state and the metrics so far. Waits; RunFailed if too many
+        updates, or some parameters, are not finite."""
         self.join()
         self._watch.check(int(self._step))
         state = self.agent.state_dict()
@@ -128,12 +116,9 @@ class BackgroundLearner(Learner):
     """Updates in a thread of their own; a copy of the agent acts meanwhile.
 
     Only `learn` runs in that thread, on a CUDA stream of its own, in the order of
-    `train`. All else is for the main thread, which may touch what `learn` changes
-    after `join` and before the next `train`.
-
-    Args:
-      agent: learns.
-      seen: the agent's own count: in each update what `step` was at its `train`.
+    `train`. All else is for the main thread, which may touch what `learn` changes after
+    `join` and before the next `train`. `seen` is the agent's own count: in each update
+    what `step` was at its `train`.
     """
 
     def __init__(
@@ -166,12 +151,8 @@ class BackgroundLearner(Learner):
         return check_actions(outputs, self._step), state
 
     def train(self, batch: Batch) -> None:
-        """Have an update made on this batch, after those before it.
-
-        If the copy has acted since it got its weights, waits for these and gives it
-        new ones. Updates that are due with no action in between do not wait for each
-        other.
-        """
+        """Have an update made on this batch, after those before it. If the copy has
+        acted since it got its weights, waits for these and gives it new ones."""
         with self._timer("update"):
             if self._acted:
                 self._refresh()
@@ -179,12 +160,9 @@ class BackgroundLearner(Learner):
             self._submit(batch)
 
     def join(self) -> None:
-        """Wait until no update is under way; raise what one of them raised, and again
-        at each further call, since the agent is not whole any more.
-
-        On a GPU, waits until all of their work has been launched; what is launched from
-        here on comes after it.
-        """
+        """Wait until no update is under way (on a GPU, until all is launched); raise
+        what one of them raised, and again at each further call, since the agent is not
+        whole any more."""
         with self._timer("update"):
             self._join()
 
@@ -290,10 +268,8 @@ class Interrupted(BaseException):
 
 
 def _interrupt(thread: threading.Thread) -> None:
-    """Raise Interrupted in a thread as soon as it runs Python.
-
-    A thread of torch that still computes while the interpreter ends may crash it.
-    """
+    """Raise Interrupted in a thread as soon as it runs Python: a thread of torch that
+    computes while the interpreter ends may crash it."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted)
     )

@@ -11,12 +11,12 @@ from torch import Tensor
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import Env
 from dreamerv2.common.episodes.recording import read_recording
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import Misfit, UsageError, match_state
 from dreamerv2.common.settings.rules import rule_of
 from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.torchutils import Module, named_tensors
 from dreamerv2.running.logdir import CHECKPOINT, changes
-from dreamerv2.running.statefile import Misfit, load_checkpoint, match_state
+from dreamerv2.running.statefile import load_checkpoint
 
 if TYPE_CHECKING:
     from dreamerv2.agent import Agent

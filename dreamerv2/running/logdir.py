@@ -32,14 +32,12 @@ OTHER = {
 
 
 class Logdir:
-    """config.logdir, made, locked, and compared with the run that it holds.
+    """config.logdir, made, locked (by flock), and compared with the run that it holds.
 
     Of several ranks, the first does so for all, and `own` is for what each has of its
-    own. Until `begin`, no file of the run is changed, so that what is refused leaves
-    all as it was. The lock is the system's (flock) and goes with the process.
-
-    Raises UsageError for a logdir that is missing, not writable, or in use, and whose
-    config is damaged or is one with which the run cannot go on.
+    own. Until `begin`, no file of the run is changed. UsageError for a logdir that is
+    missing, not writable, or in use, and whose config is damaged or is one with which
+    the run cannot go on.
     """
 
     def __init__(self, config: Config, ranks: Ranks = ALONE):
@@ -103,10 +101,8 @@ class Logdir:
 
 
 def lock(folder: Path) -> IO[str] | None:
-    """Take the folder for this process, until the file that is returned is closed.
-
-    Return None where the system cannot lock. Raises UsageError if it is in use.
-    """
+    """Take the folder for this process, until the file that is returned is closed; None
+    where the system cannot lock. UsageError if it is in use."""
     if fcntl is None:
         return None
     path = folder / LOCK
@@ -149,11 +145,8 @@ def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def refuse_changes(logdir: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raise UsageError for changes with which a run cannot go on.
-
-    Those are other networks, other episodes, and steps that are another number of
-    frames: the metrics count in frames, so theirs would be cut, or go back.
-    """
+    """Raise UsageError for changes with which a run cannot go on: other networks, other
+    episodes, and frames, by which the metrics count."""
     refused: dict[str, list[str]] = {}
     for key, (old, new) in changed.items():
         fixed = rule_of(key).fixed

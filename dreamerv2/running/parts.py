@@ -36,9 +36,7 @@ from dreamerv2.running.seeds import derive_seed
 
 def share(config: Config, ranks: Ranks) -> Config:
     """Return one process's share of a run: GPU, seed, and part of batch and replay.
-
-    Raises UsageError for what several processes cannot share.
-    """
+    Raises UsageError for what several processes cannot share."""
     count = ranks.count
     if count == 1:
         return config
@@ -132,11 +130,9 @@ def open_recordings(config: Config, folder: Path, resumed: bool) -> Recordings |
 def find_spaces(
     envs: Sequence[Environments], recordings: Recordings | None, folder: Path
 ) -> tuple[dict, dict]:
-    """Return the spaces of observations and actions, of environments or recordings.
-
-    Raises UsageError for environments that differ from one another, or from those that
-    the run in the folder has learned from.
-    """
+    """Return the spaces of observations and actions, of environments or recordings;
+    UsageError for environments that differ from one another or from the run's
+    before."""
     if recordings:
         return recordings.spaces
     every = [env for each in envs for env in each.envs]
@@ -192,9 +188,7 @@ def make_batches(
     config: Config, train: Replay, evaluation: Replay, agent: Agent, stack: ExitStack
 ) -> dict[str, Dataset]:
     """Make the streams of batches to `learn` from, and for reports of `train`, `eval`.
-
-    A report uses up no batch that would have been trained on, and sees the newest.
-    """
+    A report uses up no batch that would have been trained on, and sees the newest."""
     settings = {**config.dataset, "transform": agent.to_tensors}
     batches = {
         "learn": train.dataset(**settings),
@@ -215,10 +209,8 @@ def make_logger(
     extra_outputs: Sequence[Output],
     ranks: Ranks = ALONE,
 ) -> Logger:
-    """Make the logger to the terminal, metrics.jsonl and what config.logger names.
-
-    What a run that goes on does again, the files forget.
-    """
+    """Make the logger to the terminal, metrics.jsonl and what config.logger names. What
+    a run that goes on does again, the files forget."""
     multiplier = 1 if config.offline else config.action_repeat
     if ranks.rank:
         return Logger(step, (), multiplier)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamerv2.running.statefile import match_state
+from dreamerv2.common.errors import match_state
 
 if TYPE_CHECKING:
     from dreamerv2.agent import ActorCritic, Agent

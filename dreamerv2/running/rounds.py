@@ -35,13 +35,9 @@ class Heard:
 class Rounds:
     """Plays by a collector, in rounds if there are several ranks.
 
-    Args:
-      collector: plays and counts.
-      checkpoint: is told when all parts belong together though a rank has failed.
-      stop: knows the signal that came to this process.
-      save_every: seconds.
-      on_episodes: is called at the first of several ranks, after a round in which
-        episodes ended.
+    `checkpoint` is told when all parts belong together though a rank has failed; `stop`
+    knows the signal that came to this process; `on_episodes` is called at the first of
+    several ranks, after a round in which episodes ended.
     """
 
     def __init__(

@@ -19,12 +19,12 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Within it, SIGINT and SIGTERM only take effect at the next check().
+    """Within it, SIGINT and SIGTERM only take effect at the next check(), after the
+    step.
 
-    So the loop can finish its step and save. A second SIGINT interrupts at once. That
-    nobody reads the output any more, as with `| head`, counts as a SIGPIPE; with
-    `| tee FILE` it comes with Ctrl-C, which ends tee, too. Must be entered in the main
-    thread.
+    A second SIGINT interrupts at once. That nobody reads the output any more, as with
+    `| head`, counts as a SIGPIPE; with `| tee FILE` it comes with Ctrl-C, which ends
+    tee, too. Must be entered in the main thread.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -9,7 +9,6 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,17 +28,6 @@ class DamagedCheckpoint(UsageError):
     def __init__(self, message: str, reason: str):
         super().__init__(message)
         self.reason = reason
-
-
-class Misfit(UsageError):
-    """A state has other names or shapes than are needed; `found` lists them."""
-
-    def __init__(self, where: str, found: str):
-        super().__init__(
-            f"{where} does not fit this configuration, with {found}: use the config "
-            "that it was saved with, or another --logdir."
-        )
-        self.where, self.found = where, found
 
 
 _NUMPY, _BYTES, _INT = "__numpy__", "__bytes__", "__int__"
@@ -106,33 +94,6 @@ def load_checkpoint(
         if isinstance(error, (_Foreign, pickle.UnpicklingError)):
             raise UsageError(message) from error
         raise DamagedCheckpoint(message, reason) from error
-
-
-def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
-    """Check that two mappings have the same names, and tensors of the same shapes.
-
-    Misfit otherwise, which lists at most `limit` names of a kind and begins with
-    `where`: what `found` is, such as "variables.pt: model".
-    """
-    missing = sorted(str(k) for k in expected if k not in found)
-    extra = sorted(str(k) for k in found if k not in expected)
-    shapes = {
-        k: (_shape(found[k]), _shape(expected[k])) for k in expected if k in found
-    }
-    misshapen = sorted(
-        f"{name} is {ours} where {wanted} is needed"
-        for name, (ours, wanted) in shapes.items()
-        if ours != wanted
-    )
-    kinds = {"missing": missing, "extra": extra, "misshapen": misshapen}
-    if not any(kinds.values()):
-        return
-    parts = []
-    for kind, names in kinds.items():
-        if names:
-            more = ", ..." if len(names) > limit else ""
-            parts.append(f"{len(names)} {kind} ({', '.join(names[:limit])}{more})")
-    raise Misfit(where, ", ".join(parts))
 
 
 class _Unfit(Exception):
@@ -247,8 +208,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _Unfit):
         return str(error)
     return "it is damaged or no checkpoint"
-
-
-def _shape(value: Any) -> str:
-    shape = tuple(getattr(value, "shape", ()))
-    return "x".join(str(size) for size in shape) or "scalar"

@@ -38,7 +38,7 @@ KNOWN = {
     "load_parts": {"all", *PARTS},
     "rssm.act": ACTIVATIONS,
     "rssm.std_act": STD_ACTS,
-    "critic.dist": set(DistLayer.KINDS) - {"onehot"},
+    "critic.dist": {"mse", "binary", *DistLayer.WITH_STD},
     "actor.dist": {"auto", "onehot", *DistLayer.WITH_STD},
     "model_opt.opt": Optimizer.SLOTS,
 }

@@ -263,8 +263,3 @@ def test_every_continuous_actor_trains_to_finite_numbers(dist):
     for seed in range(2):
         metrics = agent.train(make_batch(seed, discrete=False))
         assert all(torch.isfinite(value) for value in metrics.values())
-
-
-def test_an_unknown_gradient_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(UsageError, match="'reinforced': .*auto, dynamics, reinforce"):
-        make_agent({"actor_grad": "reinforced"})

@@ -309,11 +309,6 @@ def test_a_saved_state_that_does_not_fit_is_an_error_that_names_what():
         opt.load_state_dict(state)
 
 
-def test_an_unknown_optimizer_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(UsageError, match="'adamw': .*adam, nadam, adamax, sgd, mom"):
-        make(make_params(), "adamw")
-
-
 def test_precision_16_on_a_cpu_computes_in_float32():
     cpu = torch.device("cpu")
     expected = {
@@ -334,11 +329,7 @@ def test_precision_16_on_a_cpu_computes_in_float32():
             assert (x + x).dtype == param
 
 
-def test_unknown_precisions_and_devices_are_errors_that_say_what_is_known():
-    cpu = torch.device("cpu")
-    for name in ("8", "half", "bf16"):
-        with pytest.raises(UsageError, match=f"precision '{name}': .*16, 32, float32"):
-            Precision(name, cpu)
+def test_unknown_devices_are_errors_that_say_what_is_known():
     with pytest.raises(UsageError, match="device 'gpu': expected auto, cpu, cuda"):
         resolve_device("gpu")
     with pytest.raises(UsageError, match="'meta' is not supported: use cpu or cuda"):

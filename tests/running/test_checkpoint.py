@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from dreamerv2.common import files
-from dreamerv2.common.errors import UsageError
+from dreamerv2.common.errors import UsageError, match_state
 from dreamerv2.common.files import write_atomically
 from dreamerv2.running import statefile
-from dreamerv2.running.statefile import load_checkpoint, match_state, save_checkpoint
+from dreamerv2.running.statefile import load_checkpoint, save_checkpoint
 
 
 class Evil:

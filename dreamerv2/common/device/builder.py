@@ -48,10 +48,8 @@ class Builder:
     def optimizer(
         self, name: str, networks: Mapping[str, nn.Module], config: Config
     ) -> torchutils.Optimizer | None:
-        """Make an optimizer of all parameters of the networks, by dotted names.
-
-        None if nothing is to learn.
-        """
+        """Make an optimizer of all parameters of the networks, by dotted names; None if
+        nothing is to learn."""
         if not self._learns:
             return None
         params = {
@@ -71,11 +69,8 @@ class Builder:
 
 
 def compile_trouble(device: torch.device) -> str | None:
-    """Say why torch.compile does not work for this device; None if it does.
-
-    On a CPU, a compiler is enough. A GPU needs more: Triton that supports
-    it, a C compiler, Python's headers. So something small is compiled and run there.
-    """
+    """Say why torch.compile does not work for this device; None if it does. A GPU needs
+    more than a compiler, so something small is compiled and run there."""
     if device.type == "cpu":
         return None if torchutils.can_compile() else "No C++ compiler found"
     try:

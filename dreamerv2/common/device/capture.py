@@ -4,15 +4,13 @@ An update of the agent is thousands of small kernels, and launching them one by 
 takes the host longer than running them takes the GPU. A replay launches them all at
 once. The rules of CUDA graphs, which make up this file:
 
-- A graph holds addresses. What goes in is copied to buffers that stay, and what comes
-  out is copied from buffers that the next replay overwrites. Parameters, moments,
-  counters and norms are changed in place alone.
+- A graph holds addresses. What goes in is copied to buffers that stay, what comes out
+  from buffers that the next replay overwrites. All else is changed in place alone.
 - While a graph is captured nothing is computed, and nothing may wait for the device.
 - A generator of random numbers is registered with the graph: its replays draw what
   the same calls would draw without one.
-- Before a capture everything has run a few times as it is, on the stream of the
-  capture, so that what is made at the first call (compiled code, handles and
-  workspaces of libraries) is there.
+- Before a capture everything has run a few times on its stream, so that what is made
+  at the first call (compiled code, handles and workspaces of libraries) is there.
 """
 
 import contextlib
@@ -25,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from dreamerv2.common.errors import summary
 from dreamerv2.common.networks.noise import Noise
 
 WARMUP = 3  # Calls that run as they are, before the one that captures.
@@ -91,10 +90,8 @@ class CudaGraphs:
         return graph.replay, outputs
 
     def _forget(self, pool: tuple[int, int]) -> None:
-        """Tell the allocator of memory that a failed capture has ended.
-
-        Until then it would give no cached memory back.
-        """
+        """Tell the allocator of memory that a failed capture has ended, or it would
+        give no cached memory back."""
         device = self._stream.device_index
         names = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"
         end = next(getattr(torch._C, x) for x in names if hasattr(torch._C, x))
@@ -111,23 +108,18 @@ def backend_for(device: torch.device, jit: bool) -> Backend | None:
 class Captured:
     """A function that is called as it is at first, then captured and replayed.
 
-    Called as ``captured(inputs, noise, *fixed)``, it returns what
-    ``fn(inputs, noise, *fixed)`` does, with the inputs on the device: every call is
-    one of fn, with the same effects and numbers, whichever way it is made. There is
-    one graph for each generator of the noise, each ``fixed``, and the inputs' names (in
-    any order), shapes and types; at most `most`, then further ones run as they are.
-    Where a capture fails, it says so, and from then on all run as they are.
+    Called as ``captured(inputs, noise, *fixed)``, it returns what ``fn(inputs, noise,
+    *fixed)`` does, with the inputs on the device: every call is one of fn, with the
+    same effects and numbers, whichever way it is made. There is one graph for each
+    generator of the noise, each ``fixed``, and the inputs' names (in any order), shapes
+    and types; at most `most`, then further ones run as they are. Where a capture fails,
+    it says so, and from then on all run as they are, as they do without a backend or
+    with noise that is no Noise. Calls must come one after another, and on streams that
+    are ordered.
 
-    Calls must come one after another, and on streams that are ordered.
-
-    Args:
-      fn: takes tensors on the device, a source of noise and hashable values; returns
-        new tensors, with no gradient. It does the same at each call, asks the device
-        for nothing, and changes tensors in place alone.
-      device: where fn computes.
-      backend: what captures; None to run fn as it is. So it is, too, with noise that
-        is no Noise.
-      what: is captured, for messages: "an update".
+    fn takes tensors on the device, a source of noise and hashable values, and returns
+    new tensors, with no gradient. It does the same at each call, asks the device for
+    nothing, and changes tensors in place alone.
     """
 
     def __init__(
@@ -217,10 +209,8 @@ class _Graph:
         self._thread = 0
 
     def is_warm(self, calls: int) -> bool:
-        """Check that so many calls were made before this one, by its thread.
-
-        Libraries keep handles for each thread.
-        """
+        """Check that so many calls were made before this one, by its thread, for which
+        libraries keep handles."""
         if self._thread != threading.get_ident():
             self._thread, self._calls = threading.get_ident(), 0
         self._calls += 1
@@ -279,11 +269,8 @@ def map_tree(fn: Callable[[Any], Any], tree: Tree) -> Tree:
 
 
 def sort_keys(tree: Tree) -> Tree:
-    """Return the tree with its mappings in the order of their keys.
-
-    Equal batches have one signature then; their own order is that of the episode from
-    which their first row is.
-    """
+    """Return the tree with its mappings in the order of their keys: equal batches have
+    one signature then."""
     if isinstance(tree, Mapping):
         return {key: sort_keys(tree[key]) for key in sorted(tree)}
     return tuple(map(sort_keys, tree)) if isinstance(tree, tuple) else tree
@@ -308,8 +295,7 @@ def _signature(tree: Tree) -> Hashable:
 
 
 def cause(error: BaseException) -> str:
-    """Return the first line of the first error, which led to those after it."""
+    """Return a summary of the first error, which led to those after it."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else repr(error)
+    return summary(error)

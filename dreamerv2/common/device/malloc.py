@@ -1,6 +1,7 @@
 """The C library's management of this process's memory."""
 
 import ctypes
+import platform
 
 # Of mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
@@ -8,12 +9,11 @@ _PAD = 64 * 2**20  # Bytes to ask the system for at once.
 
 
 def keep_freed_memory() -> bool:
-    """Keep memory that is freed for what is allocated next.
+    """Keep memory that is freed for what is allocated next; return True with glibc,
+    which alone can be told so.
 
-    By default, glibc hands large arrays back at once, and the system fills each new
-    one with zeros page by page: a tenth of the time of an update on a CPU, whose
-    activations are the same arrays each time. From now on the process keeps what it
-    had at its peak. Returns True if there is a glibc, which alone can be told so.
+    By default it hands large arrays back at once, and the system fills each new one
+    with zeros page by page: a tenth of the time of an update on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if _has_glibc() else None
     if mallopt is None:
@@ -24,7 +24,4 @@ def keep_freed_memory() -> bool:
 
 
 def _has_glibc() -> bool:
-    try:
-        return hasattr(ctypes.CDLL("libc.so.6"), "gnu_get_libc_version")
-    except OSError:
-        return False
+    return platform.libc_ver()[0] == "glibc"

@@ -1,7 +1,6 @@
 """Profiles of updates, by torch's profiler."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -34,12 +33,7 @@ class UpdateProfile:
             self._profile.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._seen += 1
         if self._profile is not None and (
             error is not None or self._seen == WARMUP + self._count
@@ -53,47 +47,5 @@ class UpdateProfile:
         profile, self._profile = self._profile, None
         profile.stop()
         print(f"Traced {self._seen - WARMUP} updates to {self._folder}:", flush=True)
-        for row in costs(profile.key_averages(), cuda, ROWS):
-            print(format_cost(row))
-
-
-def costs(averages: Any, cuda: bool, rows: int) -> list[dict[str, Any]]:
-    """Return the operations that take the most time, without those that they call.
-
-    Args:
-      averages: of a profile, by key_averages.
-      cuda: count the time on the GPU, rather than on the CPU: its kernels and copies,
-        which is all that a replayed CUDA graph tells.
-
-    Returns operation, calls, seconds, and share of the seconds of all operations.
-    """
-    if cuda:  # Operations of the host repeat the time of what they launched.
-        cpu = torch.autograd.DeviceType.CPU
-        averages = [
-            event
-            for event in averages
-            if event.device_type != cpu and not event.is_user_annotation
-        ]
-
-    def micros(event: Any) -> float:
-        return event.self_device_time_total if cuda else event.self_cpu_time_total
-
-    total = sum(micros(event) for event in averages) or 1.0
-    ordered = sorted(averages, key=micros, reverse=True)[:rows]
-    return [
-        {
-            "operation": event.key,
-            "calls": event.count,
-            "seconds": micros(event) / 1e6,
-            "share": micros(event) / total,
-        }
-        for event in ordered
-    ]
-
-
-def format_cost(row: dict[str, Any]) -> str:
-    """Format a line of the table."""
-    return (
-        f"{row['share']:7.1%} {row['seconds']:9.4f} s {row['calls']:7} x  "
-        f"{row['operation'][:100]}"  # The names of kernels may be much longer.
-    )
+        order = f"self_{'device' if cuda else 'cpu'}_time_total"
+        print(profile.key_averages().table(order, ROWS, max_name_column_width=60))

@@ -33,9 +33,8 @@ class RankLost(RunFailed):
 class Ranks:
     """This process among the others; alone, nothing here changes or costs anything.
 
-    Attributes:
-      rank, count: 0 to count - 1, over all hosts; rank 0 logs, evaluates and writes.
-      local: the place on this host, which is the number of the GPU.
+    rank, of count, over all hosts; rank 0 logs, evaluates and writes. `local` is the
+    place on this host, which is the number of the GPU.
     """
 
     def __init__(
@@ -72,11 +71,9 @@ class Ranks:
             tensor.detach().copy_(value)
 
     def means(self, tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Return the means over all ranks, by one reduction of one flat buffer.
-
-        like: tensors of these shapes; the means lie in memory as these do, so that
-          kernels for lists of both stay fast.
-        """
+        """Return the means over all ranks, by one reduction of one flat buffer; they
+        lie in memory as `like`, tensors of these shapes, so that kernels for lists of
+        both stay fast."""
         if self.count == 1:
             return list(tensors)
         flat = tensors[0].new_empty(sum(x.numel() for x in tensors))

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from dreamerv2.common.episodes.npz import Arrays, to_bytes
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.files import write_atomically
+from dreamerv2.common.files import first_line, write_atomically
 from dreamerv2.common.suites.observations import FlatObservation
 from dreamerv2.common.suites.packages import require
 
@@ -34,9 +34,8 @@ def write_minari(name: str, folder: Path) -> list[Path]:
     try:
         dataset = minari.load_dataset(name, download=True)
     except Exception as error:  # Of the network, of files, of its own.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"Minari does not give the dataset {name} ({reason.rstrip('.')}): give "
+            f"Minari does not give the dataset {name} ({first_line(error)}): give "
             "--offline an id that `minari list remote` shows, or a folder."
         ) from error
     space = dataset.action_space

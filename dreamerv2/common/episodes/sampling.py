@@ -128,11 +128,8 @@ class Dataset:
             self._thread.join(timeout=10)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides which batches come next, in plain types.
-
-        Episodes are named by their files, unfinished ones by their environments, and
-        those that were given up by None.
-        """
+        """Return all that decides which batches come next, in plain types: episodes by
+        their files, unfinished ones by their environments, given up ones by None."""
         rows = [row and [_pack(p.span) for p in row] for row in self._rows]
         generator = self._rng.bit_generator.state
         return {

@@ -1,10 +1,8 @@
 """Convolutions of images: shapes and kernels that fit, and forms that suit a CPU.
 
-Images are (N, H, W, C) to whoever calls a network. Convolutions take the view
-(N, C, H, W) of them, which PyTorch computes as it lies, channels last.
+Images are (N, H, W, C) to whoever calls a network; convolutions take the view (N, C, H,
+W) of them, which PyTorch computes as it lies, channels last.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,21 +30,16 @@ def to_nhwc(x: Tensor) -> Tensor:
 
 
 def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a norm over the channels of (N, C, H, W), and an activation.
-
-    Without a norm, `act` gets x itself, which it may overwrite.
-    """
+    """Apply a norm over the channels of (N, C, H, W), and an activation, which may
+    overwrite x where there is no norm."""
     if isinstance(norm, nn.Identity):
         return act(x)
     return to_nchw(act(norm(to_nhwc(x))))
 
 
 def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution of stride 2 without padding.
-
-    (N, C, H, W) -> (N, C', H', W'). For few places of many channels, as in a last
-    layer, CPUs are three times as fast at the product of weights and patches.
-    """
+    """Apply a convolution of stride 2 without padding, (N, C, H, W) -> (N, C', H', W');
+    few places of many channels as a product, three times as fast on a CPU."""
     channels, kernel = layer.in_channels, layer.kernel_size[0]
     height, width = ((size - kernel) // 2 + 1 for size in x.shape[-2:])
     few = height * width <= 9 and channels >= 128
@@ -61,11 +54,8 @@ def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def transposed_conv_of_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """Apply a transposed convolution to 1x1 images, as a matrix product.
-
-    x (N, C) -> (N, C', k, k), channels last in memory. On two CPU cores this is
-    several times as fast as the convolution.
-    """
+    """Apply a transposed convolution to 1x1 images as a matrix product, several times
+    as fast on a CPU: (N, C) -> (N, C', k, k), channels last in memory."""
     channels, outputs, height, width = layer.weight.shape
     matrix = layer.weight.permute(2, 3, 1, 0).reshape(-1, channels)  # (k*k*C', C)
     bias = layer.bias.repeat(height * width)
@@ -103,11 +93,8 @@ def transposed_conv(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 
 
 class _BiasGradient(torch.autograd.Function):
-    """y, bias -> y, to which the bias was added without a gradient.
-
-    A transposed convolution takes a sixth of its backward pass on a CPU for what is a
-    sum.
-    """
+    """y, bias -> y, to which the bias was added without a gradient: a sum, for which a
+    transposed convolution takes a sixth of its backward pass on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
@@ -121,10 +108,8 @@ class _BiasGradient(torch.autograd.Function):
 
 
 def joined_image(shapes: Shapes, keys: Sequence[str]) -> tuple[int, int, int]:
-    """Return height, width and channels of the images of these keys, joined.
-
-    Raises UsageError if they differ in height or width.
-    """
+    """Return height, width and channels of the images of these keys, joined; UsageError
+    if they differ in height or width."""
     sizes = {tuple(shapes[key][:2]) for key in keys}
     if len(sizes) > 1:
         raise UsageError(
@@ -160,10 +145,8 @@ def decoded_size(kernels: Sequence[int]) -> int:
 
 
 def encoder_kernels(size: int) -> list[int]:
-    """Return kernels for images whose smaller side is `size`.
-
-    As many 4 as lead to 2 or more: for 64 [4, 4, 4, 4], below 6 a single one.
-    """
+    """Return kernels for images whose smaller side is `size`: as many 4 as lead to 2 or
+    more; for 64 [4, 4, 4, 4], below 6 a single one."""
     kernels = []
     while (smaller := (size - 4) // 2 + 1) >= 2:
         kernels.append(4)
@@ -172,10 +155,8 @@ def encoder_kernels(size: int) -> list[int]:
 
 
 def decoder_kernels(size: int) -> list[int] | None:
-    """Return kernels that make images of size x size, the nearest to 5 and 6.
-
-    For 64 these are [5, 5, 6, 6]. None for sizes that none of 3 to 8 lead to.
-    """
+    """Return kernels that make images of size x size, the nearest to 5 and 6; None for
+    sizes that none of 3 to 8 lead to. For 64 these are [5, 5, 6, 6]."""
     found = [k for count in range(1, _MOST_LAYERS + 1) for k in _leading(size, count)]
     return min(found, key=_oddness, default=None)
 

@@ -10,16 +10,13 @@ from torch import Tensor
 class DeferredLinear:
     """The linear map of every step of a recurrence, y[t] = x[t] @ weight.T + bias[t].
 
-    Autograd would form the weight's gradient step by step, in products that are as
-    small as the batch, and add them up. Here the inputs are remembered, and all steps
-    make one product: the same number to rounding, in a fraction of the time.
-
-    Args:
-      weight: (O, I).
-      bias: (T, B, O), with whatever is known of y before the recurrence.
+    Autograd would form the weight's gradient step by step, in products as small as the
+    batch. Here the inputs are remembered, and all steps make one product: the same
+    number to rounding, in a fraction of the time. The weight is (O, I); the bias (T, B,
+    O), with whatever is known of y before the recurrence.
 
     Each step computes with `weight` and its element of `biases`, and hands its input
-    (B, I) to `remember`. All of it must happen within the precision's context.
+    (B, I) to `remember`, all within the precision's context.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor):

@@ -10,18 +10,13 @@ NoiseFn = Callable[[str, str, Sequence[int]], Tensor]
 
 
 class Noise:
-    """Draws on one device from one seeded stream, for every network of an agent.
+    """Draws on one device from one seeded stream, for every network of an agent:
+    float32.
 
-    Each draw has a name (``observe_post``, ``task/imagine_state``), a kind and a
-    shape, so that a test can hand the networks recorded noise by passing any other
-    callable of the same form. Kinds:
-
-    - ``gumbel``: standard Gumbel, so that argmax(logits + noise) is a categorical
-      sample. No multinomial, hence no wait for the device.
-    - ``normal``: standard normal.
-    - ``uniform``: uniform in [0, 1).
-
-    Returns float32 tensors.
+    Each draw has a name (``observe_post``, ``task/imagine_state``), a kind and a shape,
+    so that a test can hand the networks recorded noise by passing any other callable of
+    the same form. Kinds: ``normal``; ``uniform`` in [0, 1); and ``gumbel``, so that
+    argmax(logits + noise) is a categorical sample, without waiting for the device.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
@@ -42,11 +37,8 @@ class Noise:
         )
 
     def _exponential(self, empty: Tensor) -> Tensor:
-        """Draw what -log makes Gumbel.
-
-        The clamps keep a drawn zero from giving an infinity, which would win or lose
-        every argmax.
-        """
+        """Draw what -log makes Gumbel; the clamps keep a drawn zero from giving an
+        infinity, which would win or lose every argmax."""
         tiny = torch.finfo(torch.float32).tiny
         if empty.device.type == "cpu":  # Where exponential_ takes four times as long.
             uniform = empty.uniform_(generator=self._generator)
@@ -60,10 +52,8 @@ class Noise:
         return self._generator
 
     def renew(self, state: dict) -> None:
-        """Go on from a state with a new generator.
-
-        One that was in a CUDA graph's capture when that failed may be of no more use.
-        """
+        """Go on from a state with a new generator: one that was in a CUDA graph's
+        capture when that failed may be of no more use."""
         self._generator = torch.Generator(self._device)
         self.load_state_dict(state)
 

@@ -32,10 +32,8 @@ class Ones:
 
 
 def find_ones(latents: Tensor) -> Ones | None:
-    """Return the ones of (N, S, C), one-hot in value; None where products are faster.
-
-    The latents may have a gradient, as straight-through samples have.
-    """
+    """Return the ones of (N, S, C), one-hot in value, maybe with a gradient; None where
+    products are faster."""
     if latents.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
     states, groups, classes = latents.shape

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common import dists
-from dreamerv2.common.errors import check_choice
 from dreamerv2.common.networks.deferred import DeferredLinear
 from dreamerv2.common.networks.layers import GRUCell, NormLayer, get_act
 from dreamerv2.common.networks.noise import NoiseFn
@@ -72,7 +71,6 @@ class EnsembleRSSM(nn.Module):
         min_std: float,
     ):
         super().__init__()
-        check_choice("rssm.std_act", std_act, STD_ACTS)
         self._ensemble = ensemble
         self._stoch = stoch
         self._deter = deter
@@ -139,15 +137,11 @@ class EnsembleRSSM(nn.Module):
         noise: NoiseFn,
         state: State | None = None,
     ) -> tuple[State, State]:
-        """Filter a batch of sequences.
+        """Filter a batch of sequences -> posterior and prior, (B, T, ...), this without
+        ``stoch``.
 
-        Args:
-          embed, action, is_first: (B, T, E), (B, T, A) and (B, T) bool.
-          noise: draws ``observe_post`` (T, B, S, C).
-          state: the posterior before the first step; zeros for None.
-
-        Returns posterior and prior, (B, T, ...). The prior has no ``stoch``: no
-        one reads it.
+        embed, action, is_first are (B, T, E), (B, T, A) and (B, T) bool; noise draws
+        ``observe_post`` (T, B, S, C); state is the posterior before, zeros for None.
         """
         batch, length = action.shape[:2]
         state = state or self.initial(batch)
@@ -175,10 +169,8 @@ class EnsembleRSSM(nn.Module):
         return post, prior
 
     def imagine(self, action: Tensor, state: State, noise: NoiseFn) -> State:
-        """Follow given actions (B, T, A) from a state (B, ...) without observing.
-
-        noise draws ``imagine_state`` (T, B, S, C). Returns the prior (B, T, ...).
-        """
+        """Follow given actions (B, T, A) from a state (B, ...) without observing -> the
+        prior (B, T, ...); noise draws ``imagine_state`` (T, B, S, C)."""
         batch, length = action.shape[:2]
         shape = (length, batch, *self.latent_shape)
         draws = noise("imagine_state", self.noise_kind, shape)
@@ -275,11 +267,9 @@ class EnsembleRSSM(nn.Module):
         self._dream = compiled(self._dream)
 
     def _maps(self, action: Tensor, embed: Tensor) -> list[DeferredLinear]:
-        """Return the maps of _filter for action (B, T, A) and embed (B, T, E).
-
-        In its order: into the recurrence, of the GRU, into the posterior, of its
-        statistics.
-        """
+        """Return the maps of _filter for action (B, T, A) and embed (B, T, E), in its
+        order: into the recurrence, of the GRU, into the posterior, of its
+        statistics."""
         weight = self.obs_out.weight[:, self._deter :]
         embed_in = F.linear(embed, weight, self.obs_out.bias).transpose(0, 1)
         action_in = self._action_in(action).transpose(0, 1)  # (T, B, U)
@@ -335,10 +325,8 @@ class EnsembleRSSM(nn.Module):
         return {"deter": deter, "stoch": self.sample(stats, noise), **stats}
 
     def _recur(self, x: Tensor, deter: Tensor, gru: Linear) -> Tensor:
-        """Return the next deter, (..., D), by the given linear map of the GRU.
-
-        x (..., U) is what img_in makes of the latents and the action.
-        """
+        """Return the next deter, (..., D), by the given linear map of the GRU; x (...,
+        U) is what img_in makes of the latents and the action."""
         x = self._act(self.img_in_norm(x))
         return self.gru.gate(gru(self.gru.join(x, deter)), deter)
 
@@ -352,11 +340,8 @@ class EnsembleRSSM(nn.Module):
         return F.linear(action, weight, self.img_in.bias)
 
     def _prior_stats(self, deter: Tensor, member: Tensor | None) -> State:
-        """Return the statistics of p(deter).
-
-        member, uniform draws that broadcast to the leading dimensions, is read with
-        several members only.
-        """
+        """Return the statistics of p(deter); member, uniform draws that broadcast to
+        the leading dimensions, is read with several members only."""
         outs = []
         for k in range(self._ensemble):
             x = getattr(self, f"img_out_{k}")(deter)
@@ -368,10 +353,8 @@ class EnsembleRSSM(nn.Module):
         return self._stats(torch.stack(outs).gather(0, index[None])[0])
 
     def _stats(self, x: Tensor) -> State:
-        """Split the last linear map's output into logit, or mean and std, in float32.
-
-        (..., S*C) -> (..., S, C); or (..., 2 S) -> (..., S) each.
-        """
+        """Split the last linear map's output into logit, or mean and std, in float32:
+        (..., S*C) -> (..., S, C); or (..., 2 S) -> (..., S) each."""
         x = at_least_float32(x)
         if self._discrete:
             return {"logit": x.unflatten(-1, (self._stoch, self._discrete))}

@@ -80,7 +80,9 @@ def load_runs(
             "that holds TASK/METHOD/SEED/metrics.jsonl."
         )
     chosen = [
-        run for run in found if _any(tasks, run.task) and _any(methods, run.method)
+        run
+        for run in found
+        if None not in (_rank(tasks, run.task), _rank(methods, run.method))
     ]
     if not chosen:
         raise UsageError(
@@ -249,12 +251,9 @@ def _is_number(value: object) -> bool:
     return is_number and math.isfinite(value)
 
 
-def _any(patterns: Sequence[str], name: str) -> bool:
-    return any(re.search(pattern, name) for pattern in patterns)
-
-
-def _rank(patterns: Sequence[str], name: str) -> int:
-    return next(i for i, pattern in enumerate(patterns) if re.search(pattern, name))
+def _rank(patterns: Sequence[str], name: str) -> int | None:
+    fitting = (i for i, pattern in enumerate(patterns) if re.search(pattern, name))
+    return next(fitting, None)
 
 
 def _join(values: Iterable[object]) -> str:

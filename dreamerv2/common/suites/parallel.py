@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import multiprocessing
+import operator
 import os
 import signal
 import socket
@@ -92,11 +93,12 @@ class Async:
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """Start any method of the environment; the promise, called once, waits."""
-        return self._request("call", name, args, kwargs, timeout=self._timeout)
+        function = operator.methodcaller(name, *args, **kwargs)
+        return self._request(name, function, self._timeout)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Wait for the environment's state; None if it cannot be saved."""
-        return self._request("save", timeout=self._timeout)()
+        return self._request("save", state_of, self._timeout)()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Have the environment go on from what state_dict returned."""
@@ -104,7 +106,7 @@ class Async:
 
     def access(self, name: str) -> Any:
         """Wait for an attribute of the environment."""
-        return self._request("access", name, timeout=self._timeout)()
+        return self._request(name, operator.attrgetter(name), self._timeout)()
 
     def close(self, grace: float = 5.0) -> None:
         """Close the environment and end its worker, within about `grace` seconds.
@@ -117,7 +119,7 @@ class Async:
             return
         try:
             if self._alive():
-                self._request("close", timeout=grace)()
+                self._request("close", close, grace)()
         except TimeoutError:
             warnings.warn(
                 f"{self._name} did not close within {grace:g} s and was abandoned.",
@@ -131,16 +133,17 @@ class Async:
             return self._worker.poll() is None
         return self._worker.is_alive()
 
-    def _request(self, kind: str, *args: Any, timeout: float | None) -> Callable:
+    def _request(
+        self, what: str, function: Callable[[Env], Any], timeout: float | None
+    ) -> Callable[[], Any]:
         if not self._end.alive:
             raise RuntimeError(f"{self._name} is closed.")
-        what = args[0] if args else kind
         # One request at a time: two sides that both send more than a pipe holds would
         # wait for each other.
         self._wait(self._ticket, what, timeout)
         self._ticket += 1
         try:
-            self._conn.send_bytes(cloudpickle.dumps((self._ticket, kind, *args)))
+            self._conn.send_bytes(cloudpickle.dumps((self._ticket, function)))
         except OSError as error:
             raise RuntimeError(self._death(what)) from error
         return functools.partial(self._receive, self._ticket, what, timeout)
@@ -250,26 +253,15 @@ def _serve(conn: Connection) -> None:
             answer, serving = _failure(ticket, error), False
         conn.send_bytes(answer)
         while serving:
-            ticket, kind, *args = cloudpickle.loads(conn.recv_bytes())
-            serving = kind != "close"
+            ticket, function = cloudpickle.loads(conn.recv_bytes())
+            serving = function is not close
             try:
-                answer = cloudpickle.dumps((ticket, "value", _answer(env, kind, args)))
+                answer = cloudpickle.dumps((ticket, "value", function(env)))
             except Exception as error:
                 answer = _failure(ticket, error)
             conn.send_bytes(answer)
     if serving:
         close(env)
-
-
-def _answer(env: Env, kind: str, args: list[Any]) -> Any:
-    if kind == "close":
-        return close(env)
-    if kind == "access":
-        return getattr(env, args[0])
-    if kind == "save":
-        return state_of(env)
-    name, positional, keywords = args
-    return getattr(env, name)(*positional, **keywords)
 
 
 def _failure(ticket: int, error: Exception) -> bytes:
