@@ -10,6 +10,7 @@ more, and NCCL's kernels can be captured. Every rank captures at the same call, 
 all make the same calls. Not run on a GPU.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -76,9 +77,9 @@ class Ranks:
         both stay fast."""
         if self.count == 1:
             return list(tensors)
-        flat = tensors[0].new_empty(sum(x.numel() for x in tensors))
-        ends = torch.tensor([0] + [x.numel() for x in tensors]).cumsum(0).tolist()
-        places = zip(like, ends, strict=False)
+        *begins, size = itertools.accumulate((x.numel() for x in tensors), initial=0)
+        flat = tensors[0].new_empty(size)
+        places = zip(like, begins, strict=True)
         views = [flat.as_strided(x.shape, x.stride(), begin) for x, begin in places]
         torch._foreach_copy_(views, list(tensors))
         self._call(dist.all_reduce, flat)
