@@ -34,6 +34,7 @@ NOT_RUN = {
     r"pip install .*": "changes the environment that runs the tests, by the network",
     r"make setup.*": "installs; test_project.py runs it with a stand-in for pip",
     r"make test-lowest": "makes a second environment, by the network, for minutes",
+    r"torchrun .*": "takes minutes; test_ranks.py runs two processes",
     r"make docs": "test_site.py builds the site",
 }
 

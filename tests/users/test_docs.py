@@ -149,6 +149,8 @@ def check(line):
             assert not words[2:] or words[2].startswith("--")
         else:
             check_script(path, words[2:])
+    elif words[0] == "torchrun":
+        check_train(words[words.index("dreamerv2/train.py") + 1 :])
     else:
         assert listed(line), f"No test runs {line!r}, and none checks it."
 
@@ -170,7 +172,7 @@ def test_flags_in_the_text_are_known():
         known |= {f"--{x}" for x in re.findall(r'"--(\w+)"', text)}
         known |= set(re.findall(r"^\s+--(\w+)", text))
     known |= {f"--{key}" for key in (*play.OPTIONS, *play_test.OPTIONS)}
-    known |= {"--help", "--configs", "--key", "--index-url"}
+    known |= {"--help", "--configs", "--key", "--index-url", "--max-restarts"}
     for page in PAGES:
         for code in re.findall(r"`([^`]+)`", prose(page)):
             for flag in re.findall(r"(?<![\w-])(--[a-z][\w.-]*)", code):
