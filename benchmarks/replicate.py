@@ -7,6 +7,8 @@
         --configs atari --configs atari train_every=4
     python benchmarks/replicate.py --games pong --frames 4000 --out DIR \
         --configs small -- --prefill 200
+    python benchmarks/replicate.py --games boxing pong --seeds 1 2 3 --out DIR \
+        --launcher slurm --jobs 4 --partition gpu --time 1440 --slurm account=NAME
 
 Each run is an ordinary run of train.py in DIR/atari_GAME/METHOD/SEED. The same
 command again goes on where it was stopped; Ctrl-C stops it after each run has saved.
@@ -16,21 +18,24 @@ compared side by side. Flags behind -- go to train.py, for all runs.
 Runs are evaluated by an episode each 100,000 frames (--eval_every behind the -- is
 another choice), and a figure is the mean of those in a million frames, as the published
 ones are. DIR gets table.md, replication.json, and curves.png (.pdf, .json): our curves
-over the published mean and its lowest and highest seed.
+over the published mean and its lowest and highest seed. While runs go on, --list says
+how far they are, and --plot_only writes these of what there is.
 
 The exit code is 1 if a run failed, and 2 if what was asked for cannot be done.
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import circumstances
-from replication import jobs, plan, results
+from replication import jobs, plan, results, slurm
 from replication.plan import Job
 from replication.state import JobState, read_state
 
@@ -53,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with StopSignals() as stop:
                 failed = train(asked, args, argv, stop)
         runs = read(plan.merge(asked, plan.find_jobs(args.out)), args)
-        if args.list:
+        if args.list or (args.launcher == "slurm" and not args.plot_only):
             print(results.run_table(runs))
             print(count(runs))
         else:
@@ -105,13 +110,40 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--jobs",
         type=_count,
         help="runs at the same time (on a GPU up to 4, with two CPU cores for each; on "
-        "a CPU one for two cores)",
+        "a CPU one for two cores; with Slurm as many as it lets)",
     )
     add("--list", action="store_true", help="say what is done and what is left")
     add(
         "--plot_only",
         action="store_true",
         help="table and curves of the runs in DIR, whatever is left",
+    )
+    add(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="train on this machine, or in the jobs of a Slurm cluster (local)",
+    )
+    add = parser.add_argument_group("with --launcher slurm, for each run").add_argument
+    add("--partition", help="(the cluster's own)")
+    add("--time", type=_count, default=1440, metavar="MINUTES", help="limit (1440)")
+    add(
+        "--warn",
+        type=_count,
+        default=120,
+        metavar="SECONDS",
+        help="time to save before the limit (120)",
+    )
+    add("--gpus", type=int, choices=(0, 1), default=1, help="(1)")
+    add("--cpus", type=_count, default=4, help="CPU cores (4)")
+    add("--memory", type=_count, default=24, metavar="GB", help="(24)")
+    add(
+        "--slurm",
+        nargs="+",
+        type=_option,
+        default=[],
+        metavar="KEY=VALUE",
+        help="more of sbatch's options, as in account=NAME qos=NAME",
     )
     end = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_args(list(argv[:end]))
@@ -148,28 +180,62 @@ def train(
         raise UsageError(
             f"Cannot write to {args.out} ({error.strerror}): choose another --out."
         ) from error
+    command = " ".join(["python benchmarks/replicate.py", *argv])
+    if args.launcher == "slurm":
+        queue(left, args, command)
+        return []
     cores, cuda = circumstances.count_cores(), bool(circumstances.gpu_name())
     cuda = cuda and left[0].config.device != "cpu"
     at_once = args.jobs or jobs.runs_at_once(cuda, cores, len(left))
     how = "as --jobs says" if args.jobs else "unless --jobs says otherwise"
     where = "on the GPU" if cuda else f"on {cores} CPU cores"
     print(f"{at_once} at the same time {where}, {how}.", flush=True)
-    for job in left:
-        for sentence in warnings(job, cuda, cores / at_once):
-            print(f"{job.name}: {sentence}", file=sys.stderr)
+    warn(left, cuda, cores / at_once)
     facts = {
-        "command": " ".join(["python benchmarks/replicate.py", *argv]),
+        "command": command,
+        "at_once": at_once,
         "hardware": circumstances.hardware(),
         "versions": circumstances.versions(),
     }
-    return jobs.train(
-        left,
-        at_once,
-        stop,
-        facts,
-        threads=max(1, cores // at_once),
-        say=lambda sentence: print(sentence, flush=True),
+    threads = max(1, cores // at_once)
+    runs = [jobs.Run(job, facts, threads) for job in left]
+    say = functools.partial(print, flush=True)
+    return jobs.train(runs, at_once, stop, say)
+
+
+def queue(left: Sequence[Job], args: argparse.Namespace, command: str) -> None:
+    """Hand those runs to Slurm that it does not have already."""
+    has = slurm.queue(args.out)
+    left = [job for job in left if job.name not in has]
+    print(f"Slurm has {len(has)} of these already.")
+    if not left:
+        return
+    warn(left, bool(args.gpus), args.cpus)
+    facts = {"command": command, "at_once": 1}
+    options = {
+        "timeout_min": args.time,
+        "slurm_partition": args.partition,
+        "slurm_signal_delay_s": args.warn,
+        "slurm_array_parallelism": args.jobs or len(left),
+        "gpus_per_node": args.gpus or None,
+        "cpus_per_task": args.cpus,
+        "mem_gb": args.memory,
+        "slurm_additional_parameters": {"requeue": True, **dict(args.slurm)},
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    runs = [jobs.Run(job, facts, args.cpus) for job in left]
+    number = slurm.submit(runs, args.out, options)
+    print(
+        f"Queued {len(left)} as job {number}. scancel {number} stops them after each "
+        "has saved."
     )
+
+
+def warn(left: Sequence[Job], cuda: bool, cores: float) -> None:
+    """Print what makes runs less than they are meant to be."""
+    for job in left:
+        for sentence in warnings(job, cuda, cores):
+            print(f"{job.name}: {sentence}", file=sys.stderr)
 
 
 def warnings(job: Job, cuda: bool, cores: float) -> list[str]:
@@ -197,13 +263,17 @@ def read(wanted: Sequence[Job], args: argparse.Namespace) -> list[tuple[Job, Job
         raise UsageError(
             f"There are no runs in {args.out}: give --games, or another --out."
         )
-    return [(job, read_state(job.folder)) for job in wanted]
+    has = slurm.queue(args.out)
+    return [
+        (job, replace(read_state(job.folder), queue=has.get(job.name, "")))
+        for job in wanted
+    ]
 
 
 def count(runs: Sequence[tuple[Job, JobState]]) -> str:
     """One sentence on how many are done, and so on."""
     words = [state.word(job.frames) for job, state in runs]
-    kinds = ("done", "running", "stopped", "failed", "not started")
+    kinds = ("done", "running", "queued", "stopped", "failed", "not started")
     return ", ".join(f"{words.count(kind)} {kind}" for kind in kinds) + "."
 
 
@@ -245,6 +315,13 @@ def _seed(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
     return int(text)
+
+
+def _option(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, not {text!r}")
+    return key, value
 
 
 def _count(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Train several runs at once, each by train.py in a process of its own."""
+"""Train runs, each by train.py in a process of its own; several at once here."""
 
 import ctypes
 import os
@@ -6,18 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from dreamerv2.running.signals import Stopped, StopSignals
+from dreamerv2.running.signals import StopSignals
 from replication.plan import Job
-from replication.state import (
-    locked,
-    read_sessions,
-    read_state,
-    write_sessions,
-)
+from replication.state import locked, read_sessions, read_state, write_sessions
 
 TRAIN = (sys.executable, "-m", "dreamerv2.train")
 OUTPUT = "output.txt"
@@ -25,6 +20,107 @@ POLL = 0.2  # Seconds between two looks at the processes,
 NOTE = 10.0  # and between two notes of how long they have run.
 _TAIL = 12  # Lines of a failed run's output that are shown.
 _SIGNAL_ON_DEATH = 1  # PR_SET_PDEATHSIG of Linux.
+
+
+class Run:
+    """A job, to be called: trains it to its end, or until it is asked to stop.
+
+    Attributes:
+      job: What to train.
+      command: What is started, with the job's flags.
+      threads: CPU threads, unless OMP_NUM_THREADS says otherwise.
+      facts: Noted with each session of training: command, hardware, versions, at_once.
+      code: The exit code; None before the end.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        facts: Mapping[str, Any],
+        threads: int = 1,
+        command: Sequence[str] = TRAIN,
+    ):
+        self.job, self.facts = job, dict(facts)
+        self.threads, self.command = threads, tuple(command)
+        self.code: int | None = None
+        self._process: subprocess.Popen | None = None
+        self._asked: int | None = None
+
+    def __call__(self, say: Callable[[str], None] = print) -> bool:
+        """Return False if another process has the run, else True at its end."""
+        folder = self.job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder) as lock:
+            if lock is None:
+                return False
+            if self._asked is None and not read_state(folder).has(self.job.frames):
+                say(f"{self.job.name}: started; its output is in {folder / OUTPUT}.")
+                self._train(lock)
+                say(self.verdict())
+            return True
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Pass a signal on to the process, or to the one that is about to start."""
+        self._asked, process = number, self._process
+        if process is not None:
+            process.send_signal(number)
+
+    def verdict(self) -> str:
+        """How it ended, in a sentence, and if badly its last words."""
+        if not self.code:
+            hours = read_state(self.job.folder).hours
+            return f"{self.job.name}: done, {hours:.3g} hours in all."
+        if self._asked is not None:
+            return f"{self.job.name}: stopped; it goes on from its last checkpoint."
+        if self.code < 0:
+            how = f"was killed by {signal.Signals(-self.code).name}"
+        else:
+            how = f"failed with exit code {self.code}"
+        output = self.job.folder / OUTPUT
+        lines = output.read_text(errors="replace").splitlines()[-_TAIL:]
+        end = "\n".join(f"    {line}" for line in lines)
+        return f"{self.job.name}: {how}; {output} ends with\n{end}"
+
+    def _train(self, lock: int) -> None:
+        folder, start = self.job.folder, time.monotonic()
+        reached = read_state(folder).reached
+        session = {
+            **self.facts,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "from_frames": reached,
+        }
+        before = read_sessions(folder)
+
+        def note(frames: int) -> None:
+            seconds = round(time.monotonic() - start, 1)
+            now = {"seconds": seconds, "frames": frames, "exit_code": self.code}
+            write_sessions(folder, [*before, {**session, **now}])
+
+        self.code = None
+        note(reached)
+        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        with (folder / OUTPUT).open("a") as output:
+            self._process = subprocess.Popen(
+                [*self.command, *self.job.flags],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**threads, **os.environ, "PYTHONUNBUFFERED": "1"},
+                # It has the lock, too, and keeps it where this process is killed.
+                pass_fds=[lock],
+                # A Ctrl-C is for this process, which passes it on once.
+                start_new_session=True,
+                preexec_fn=_ask_to_stop_when_parent_dies(),
+            )
+        if self._asked is not None:  # Just now.
+            self.stop(self._asked)
+        while self.code is None:
+            try:
+                self.code = self._process.wait(NOTE)
+            except subprocess.TimeoutExpired:
+                note(reached)
+        note(read_state(folder).reached)
+        self._process = None
 
 
 def runs_at_once(cuda: bool, cores: int, runs: int) -> int:
@@ -38,153 +134,57 @@ def runs_at_once(cuda: bool, cores: int, runs: int) -> int:
 
 
 def train(
-    jobs: Sequence[Job],
+    runs: Sequence[Run],
     at_once: int,
     stop: StopSignals,
-    facts: dict[str, Any],
-    threads: int = 1,
-    command: Sequence[str] = TRAIN,
     say: Callable[[str], None] = print,
 ) -> list[Job]:
-    """Train what is not done yet. Return the jobs that failed.
+    """Train what is not done yet, on this machine. Return the jobs that failed.
 
     A job that another process trains is waited for. If this process is asked to stop,
     it asks its children to save, waits for them, and raises Stopped; if it is killed,
-    the system asks them (on Linux; elsewhere they go on to their end). The system
-    does so when the thread ends that started a child, so no executor's threads may.
+    the system asks them (on Linux; elsewhere they go on to their end).
 
     Args:
-      jobs: In this order.
+      runs: In this order.
       at_once: How many are trained at the same time.
       stop: Asked all the time whether to stop.
-      facts: Noted with each session of training: command, hardware, versions.
-      threads: CPU threads of each, unless OMP_NUM_THREADS says otherwise.
-      command: What is started, with a job's flags.
       say: Takes a sentence on each start and each end.
     """
-    waiting, running, failed, told = list(jobs), [], [], set()
+    failed, told = [], set()
+    pool = ThreadPoolExecutor(at_once)
+    futures = {pool.submit(run, say): run for run in runs}
     try:
-        while waiting or running:
+        while futures:
+            for future in wait(futures, POLL, FIRST_COMPLETED).done:
+                run = futures.pop(future)
+                if not future.result():
+                    futures[pool.submit(_later, run, say)] = run
+                    if run not in told:
+                        told.add(run)
+                        say(f"{run.job.name}: waiting for the process that trains it.")
+                elif run.code:
+                    failed.append(run.job)
             stop.check()
-            for child in [child for child in running if not child.look()]:
-                running.remove(child)
-                say(child.verdict())
-                if child.process.returncode:
-                    failed.append(child.job)
-            for job in list(waiting):
-                if len(running) == at_once:
-                    break
-                if read_state(job.folder).has(job.frames):
-                    waiting.remove(job)
-                elif child := _start(job, [*command], facts, at_once, threads):
-                    waiting.remove(job)
-                    running.append(child)
-                    say(f"{job.name}: started; its output is in {child.output}.")
-                elif job.name not in told:
-                    told.add(job.name)
-                    say(f"{job.name}: waiting for the process that trains it already.")
-            time.sleep(POLL)
-    except (Stopped, KeyboardInterrupt):
-        _stop(running)
-        raise
-    except BaseException:
-        for child in running:
-            child.process.terminate()
-        raise
+    finally:
+        _stop({future: run for future, run in futures.items() if not future.cancel()})
+        pool.shutdown()
     return failed
 
 
-class _Child:
-    """A process that trains a job, with the lock on its folder."""
-
-    def __init__(self, job: Job, process: Any, stack: ExitStack, session: dict):
-        self.job = job
-        self.process = process
-        self.output = job.folder / OUTPUT
-        self.sessions = [*read_sessions(job.folder), session]
-        self._stack = stack
-        self._start = self._noted = time.monotonic()
-        write_sessions(job.folder, self.sessions)
-
-    def look(self) -> bool:
-        """Return whether it still runs. Note now and then for how long it has."""
-        alive, now = self.process.poll() is None, time.monotonic()
-        if not alive or now - self._noted > NOTE:
-            self._noted = now
-            session = self.sessions[-1]
-            session["seconds"] = round(now - self._start, 1)
-            session["exit_code"] = self.process.returncode
-            if not alive:
-                session["frames"] = read_state(self.job.folder).reached
-            write_sessions(self.job.folder, self.sessions)
-        if not alive:
-            self._stack.close()
-        return alive
-
-    def verdict(self) -> str:
-        """How it ended, in a sentence, and if badly its last words."""
-        code = self.process.returncode
-        if code == 0:
-            hours = read_state(self.job.folder).hours
-            return f"{self.job.name}: done, {hours:.3g} hours in all."
-        if code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-        else:
-            how = f"failed with exit code {code}"
-        lines = self.output.read_text(errors="replace").splitlines()[-_TAIL:]
-        end = "\n".join(f"    {line}" for line in lines)
-        return f"{self.job.name}: {how}; {self.output} ends with\n{end}"
+def _later(run: Run, say: Callable[[str], None]) -> bool:
+    time.sleep(POLL)
+    return run(say)
 
 
-def _start(
-    job: Job, command: list[str], facts: dict[str, Any], at_once: int, threads: int
-) -> _Child | None:
-    """Start a job, unless another process has it."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        lock = stack.enter_context(locked(job.folder))
-        if lock is None:
-            return None
-        state = read_state(job.folder)
-        output = stack.enter_context((job.folder / OUTPUT).open("a"))
-        process = subprocess.Popen(
-            [*command, *job.flags],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={
-                "OMP_NUM_THREADS": str(threads),
-                **os.environ,
-                "PYTHONUNBUFFERED": "1",
-            },
-            # It has the lock, too, so that it keeps it where this process is killed.
-            pass_fds=[lock],
-            # A Ctrl-C is for this process, which passes it on once.
-            start_new_session=True,
-            preexec_fn=_ask_to_stop_when_parent_dies(),
-        )
-        session = {
-            **facts,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "seconds": 0.0,
-            "from_frames": state.reached,
-            "frames": state.reached,
-            "exit_code": None,
-            "at_once": at_once,
-        }
-        return _Child(job, process, stack.pop_all(), session)
-
-
-def _stop(children: Sequence[_Child]) -> None:
+def _stop(futures: Mapping[Future, Run]) -> None:
     """Let each of them save; a Ctrl-C meanwhile ends them at once."""
     number = signal.SIGTERM
     while True:
-        for child in children:
-            if child.process.poll() is None:
-                child.process.send_signal(number)
+        for run in futures.values():
+            run.stop(number)
         try:
-            while any([child.look() for child in children]):
-                time.sleep(POLL)
+            wait(futures)
             return
         except KeyboardInterrupt:
             number = signal.SIGINT

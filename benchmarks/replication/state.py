@@ -22,7 +22,7 @@ LOCK = ".replicate.lock"
 BIN = 1_000_000  # Frames of which a published figure is the mean.
 
 # Exit codes of a run that was asked to stop, and none of one that was not heard of.
-_STOPPED = (None, 0, *(x for n in (2, 15) for x in (-n, 128 + n)))
+_STOPPED = (None, 0, *(x for n in (2, 10, 12, 15) for x in (-n, 128 + n)))
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class JobState:
       sessions: Of training, oldest first: command, started, seconds, frames, exit_code
         (null while it runs, and where the power went), hardware, versions, at_once.
       running: Whether some process trains it now.
+      queue: queued or running, if Slurm has it.
     """
 
     reached: int
@@ -44,6 +45,7 @@ class JobState:
     y: np.ndarray
     sessions: list[dict[str, Any]]
     running: bool
+    queue: str = ""
 
     @property
     def hours(self) -> float:
@@ -66,11 +68,13 @@ class JobState:
         return float(self.y[inside].mean()) if inside.any() else math.nan
 
     def word(self, frames: float) -> str:
-        """done, running, failed, stopped, or not started."""
+        """done, running, queued, failed, stopped, or not started."""
         if self.running:
             return "running"
         if self.has(frames):
             return "done"
+        if self.queue:
+            return self.queue
         if not self.sessions:
             return "stopped" if self.reached else "not started"
         return "stopped" if self.sessions[-1]["exit_code"] in _STOPPED else "failed"

@@ -19,15 +19,17 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Within it, SIGINT and SIGTERM only take effect at the next check(), after the
-    step.
+    """Within it, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 only take effect at the next
+    check(), after the step.
 
     A second SIGINT interrupts at once. That nobody reads the output any more, as with
     `| head`, counts as a SIGPIPE; with `| tee FILE` it comes with Ctrl-C, which ends
     tee, too. Must be entered in the main thread.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    # Windows lacks the last ones, by which a cluster says that time is nearly over.
+    _NAMES = "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"
+    SIGNALS = tuple(getattr(signal, x) for x in _NAMES if hasattr(signal, x))
 
     def __init__(self) -> None:
         self.received: int | None = None  # The number of the signal that came.

@@ -232,9 +232,11 @@ def make(out, *seeds):
 
 def train(made, stand_in, said):
     with StopSignals() as stop:
-        return jobs.train(
-            made, 2, stop, {"command": "x"}, command=stand_in, say=said.append
-        )
+        return jobs.train(runs(made, stand_in), 2, stop, said.append)
+
+
+def runs(made, stand_in):
+    return [jobs.Run(job, {"command": "x"}, command=stand_in) for job in made]
 
 
 def wait_for(condition):
@@ -283,8 +285,8 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path, stand_in):
                 raise InterruptedError
 
         with StopSignals() as stop, pytest.raises(InterruptedError):
-            jobs.train([job], 1, stop, {}, command=stand_in, say=say)
-    assert said == [f"{job.name}: waiting for the process that trains it already."]
+            jobs.train(runs([job], stand_in), 1, stop, say)
+    assert said == [f"{job.name}: waiting for the process that trains it."]
     assert not is_running(job.folder)
     train([job], stand_in, [])
     assert read_state(job.folder).has(4000)
@@ -303,7 +305,8 @@ def test_however_it_ends_its_runs_are_asked_to_save(tmp_path, stand_in, number):
         "made = plan.make_jobs(Path(sys.argv[1]), ['pong'], methods, [8], 4000)\n"
         "try:\n"
         "    with StopSignals() as stop:\n"
-        "        jobs.train(made, 1, stop, {}, command=sys.argv[2:])\n"
+        "        runs = [jobs.Run(job, {}, command=sys.argv[2:]) for job in made]\n"
+        "        jobs.train(runs, 1, stop)\n"
         "except Stopped as stopped:\n"
         "    sys.exit(stopped.code)\n"
     )
@@ -353,7 +356,7 @@ def test_a_real_run_goes_on_after_sigkill_and_is_evaluated(script, tmp_path, cap
     argv[argv.index("2000")] = frames
 
     assert script.main(["--out", str(out), "--list"]) == 0
-    assert "0 done, 0 running, 1 stopped, 0 failed" in capsys.readouterr().out
+    assert "0 done, 0 running, 0 queued, 1 stopped, 0 failed" in capsys.readouterr().out
     assert script.main(argv) == 0
     assert f"Resumed at step {step}." in (folder / "output.txt").read_text()
     data = json.loads((out / "replication.json").read_text())
@@ -368,4 +371,4 @@ def test_a_real_run_goes_on_after_sigkill_and_is_evaluated(script, tmp_path, cap
     assert script.main(argv) == 0  # Nothing is left.
     assert "Runs: 1, of which 1 done." in capsys.readouterr().out
     assert script.main(["--out", str(out), "--list"]) == 0
-    assert "1 done, 0 running, 0 stopped" in capsys.readouterr().out
+    assert "1 done, 0 running, 0 queued, 0 stopped" in capsys.readouterr().out

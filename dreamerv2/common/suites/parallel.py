@@ -226,9 +226,9 @@ def worker_main() -> None:
     """Serve an environment in a worker process: python -c ... FD PARENT_PID."""
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(fd, False)
-    # Ctrl-C reaches every process of the terminal, and SIGTERM often every process of
-    # a job; the parent decides what it means.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C reaches every process of the terminal, and the others often every process
+    # of a job; the parent decides what it means.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     _serve(Connection(fd))

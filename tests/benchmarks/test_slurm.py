@@ -1,0 +1,195 @@
+"""benchmarks/replicate.py --launcher slurm, and runs that Slurm stops and starts."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from replication.jobs import OUTPUT
+from replication.state import read_sessions, read_state
+from run_tools import PATIENCE, TINY, environment, repeated, script_here
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "replicate.py"
+
+
+def has_slurm():
+    if not shutil.which("sinfo"):
+        return False
+    command = ["sinfo", "--noheader", "--format=%t"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return bool({"idle", "mix"} & set(done.stdout.split()))
+
+
+needs_slurm = pytest.mark.skipif(
+    not has_slurm(), reason="no Slurm runs here; tests/tools/start_slurm.sh starts one"
+)
+
+
+def job_ids(out):
+    """Name of a run -> its job."""
+    path = out / "slurm" / "jobs.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """Where the runs go, on a machine without a GPU."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    yield tmp_path / "out"
+    for job in job_ids(tmp_path / "out").values():
+        subprocess.run(["scancel", "--quiet", job], check=False)
+
+
+def replicate(out, *flags, seeds="1234", frames=480):
+    """The command for runs of Pong with tiny networks."""
+    return script_here(
+        SCRIPT,
+        *("--out", out, "--games", "pong", "--frames", frames, "--seeds", *seeds),
+        *("--launcher", "slurm", "--gpus", 0, "--cpus", 1, "--memory", 1, *flags, "--"),
+        *(*TINY, "--logger", "none", "--save_every", 0),
+    )
+
+
+def folders(out):
+    return [out / "atari_pong" / "dreamerv2" / seed for seed in "1234"]
+
+
+def processes(folder):
+    """Those that train a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # It has ended.
+            continue
+        if f"--logdir={folder}".encode() in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def slow_down(folder):
+    """Let a run work a tenth of the time, for half a second."""
+    for number, seconds in ((signal.SIGSTOP, 0.45), (signal.SIGCONT, 0.05)):
+        for process in processes(folder):
+            os.kill(process, number)
+        time.sleep(seconds)
+
+
+@needs_slurm
+def test_an_array_is_whole_although_one_is_requeued_and_one_reaches_the_limit(out):
+    pytest.importorskip("submitit")
+    end, most, requeued = time.monotonic() + PATIENCE, 0, False
+    limited, again = folders(out)[:2]
+    flags = ("--jobs", 2, "--time", 1, "--warn", 10)
+    result = replicate(out, *flags)
+    assert result.code == 0, result.err
+    assert "Queued 4 as job " in result.out and " 4 queued," in result.out
+    result = replicate(out, *flags)
+    assert "Slurm has 4 of these already." in result.out
+
+    while not all(read_state(folder).has(480) for folder in folders(out)):
+        assert time.monotonic() < end, replicate(out, "--list").out
+        command = ["squeue", "--noheader", "--array", "--states=RUNNING"]
+        running = subprocess.run(command, capture_output=True, text=True, check=True)
+        most = max(most, len(running.stdout.splitlines()))
+        for folder in (limited, again):
+            begun = (folder / "variables.pt").exists()
+            if begun and folder == again and not requeued:
+                job = job_ids(out)[folder.relative_to(out).as_posix()]
+                subprocess.run(["scontrol", "requeue", job], check=True)
+                requeued = True
+            elif begun and [x["exit_code"] for x in read_sessions(folder)] == [None]:
+                slow_down(folder)
+        time.sleep(0.1)
+
+    assert most == 2
+    for folder in (limited, again):
+        first, *more = read_sessions(folder)
+        assert first["exit_code"] == 128 + signal.SIGTERM and 0 < first["frames"] < 480
+        assert more[0]["from_frames"] == first["frames"]
+        steps = re.findall(r"Resumed at step (\d+)\.", (folder / OUTPUT).read_text())
+        assert len(steps) == len(more)
+        assert first["frames"] <= 4 * int(steps[0]) < first["frames"] + 20  # Logged.
+    logs = sorted((out / "slurm").glob("*.out"))
+    assert len(logs) == 4 and "Job has timed out." in logs[0].read_text()
+    for folder in folders(out):
+        assert repeated(folder) == ([], False)
+    result = replicate(out, "--plot_only")
+    assert result.code == 0, result.err
+    (row,) = json.loads((out / "replication.json").read_text())["table"]
+    assert len(row["scores"]) == row["seeds"] == 4
+    assert "4 done, 0 running, 0 queued" in replicate(out, "--list").out
+    assert "Runs: 4, of which 4 done." in replicate(out).out
+
+
+@needs_slurm
+def test_what_slurm_does_not_take_is_said_in_a_sentence(out):
+    pytest.importorskip("submitit")
+    result = replicate(out, "--partition", "nowhere", seeds="1")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "Slurm did not take the jobs" in result.err and "partition" in result.err
+
+
+def test_without_slurm_or_submitit_there_is_a_sentence(out, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    result = replicate(out, seeds="1")
+    assert result.code == 2 and result.err == (
+        "replicate: --launcher slurm needs submitit: "
+        "pip install 'dreamerv2-torch[slurm]'.\n"
+    )
+    monkeypatch.delitem(sys.modules, "submitit")
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    result = replicate(out, seeds="1")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "There is no sbatch on this machine" in result.err
+
+
+# What stands for train.py saves on SIGTERM.
+PROGRAM = """
+import signal, sys
+from pathlib import Path
+from replication import plan
+from replication.jobs import Run
+from replication.slurm import SlurmRun
+signal.signal(signal.SIGUSR2, lambda *args: sys.exit(7))  # As submitit does.
+(job,) = plan.make_jobs(
+    Path(sys.argv[1]), ["pong"], plan.make_methods([["atari"]]), [1], 4000
+)
+SlurmRun(Run(job, {}, command=[sys.executable, "-S", "-c", sys.argv[2]]))()
+"""
+STAND_IN = """
+import signal, sys, time
+from pathlib import Path
+folder = Path(next(x for x in sys.argv if x.startswith("--logdir=")).partition("=")[2])
+def stop(*args):
+    (folder / "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+(folder / "started").touch()
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_job_that_is_warned_waits_for_the_save_and_then_lets_submitit_requeue_it(out):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, out, STAND_IN],
+        env={**environment(), "PYTHONPATH": str(SCRIPT.parent)},
+    )
+    folder, end = folders(out)[0], time.monotonic() + PATIENCE
+    while not (folder / "started").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(PATIENCE) == 7
+    assert (folder / "saved").exists()
+    (session,) = read_sessions(folder)
+    assert session["exit_code"] == 143 and "torch" in session["versions"]
+    assert read_state(folder).word(4000) == "stopped"
