@@ -19,6 +19,19 @@ from optuna.trial import Trial, TrialState
 
 import dreamerv2.api as dv2
 
+# Minutes for each trial.
+SHORT = {
+    "steps": 3000,
+    "prefill": 500,
+    "pretrain": 50,
+    "train_every": 10,
+    "dataset": {"batch": 8, "length": 16},
+    "replay.maxlen": 16,
+    "imag_horizon": 10,
+    "eval_eps": 10,
+    "logger": "none",
+}
+
 
 def main() -> None:
     """Run what is left of the trials, and print all of them, the best first."""
@@ -28,9 +41,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     out = args.out.expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    config = dv2.defaults.update(
-        {**cartpole.SETTINGS, "steps": 5000, "eval_eps": 10, "logger": "none"}
-    ).parse_flags(flags)
+    config = dv2.defaults.update(cartpole.SETTINGS).update(SHORT).parse_flags(flags)
 
     def value(trial: Trial) -> float:
         lr = trial.suggest_float("model_opt.lr", 1e-4, 3e-3, log=True)

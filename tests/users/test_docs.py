@@ -167,7 +167,7 @@ def test_every_command_that_is_not_run_is_one_that_would(name, monkeypatch):
 
 def test_flags_in_the_text_are_known():
     known = {f"--{key}" for key in parse_config([], load_presets()).flat}
-    for path in [*ROOT.glob("dreamerv2/**/*.py"), *ROOT.glob("benchmarks/*.py")]:
+    for path in [*ROOT.glob("dreamerv2/**/*.py"), *ROOT.glob("[be]*s/*.py")]:
         text = path.read_text()
         known |= {f"--{x}" for x in re.findall(r'"--(\w+)"', text)}
         known |= set(re.findall(r"^\s+--(\w+)", text))
