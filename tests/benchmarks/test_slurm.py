@@ -13,9 +13,21 @@ from pathlib import Path
 import pytest
 from replication.jobs import OUTPUT
 from replication.state import read_sessions, read_state
-from run_tools import PATIENCE, TINY, environment, repeated, script_here
+from run_tools import (
+    CATCH,
+    PATIENCE,
+    TINY,
+    environment,
+    repeated,
+    run_script,
+    script_here,
+)
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "replicate.py"
+from dreamerv2.common.config import Config
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "replicate.py"
+SWEEP = ROOT / "examples" / "sweep_seeds.py"
 
 
 def has_slurm():
@@ -150,6 +162,22 @@ def test_without_slurm_or_submitit_there_is_a_sentence(out, monkeypatch, capsys)
     result = replicate(out, seeds="1")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "There is no sbatch on this machine" in result.err
+
+
+@pytest.mark.parametrize("cluster", ["local", pytest.param("slurm", marks=needs_slurm)])
+def test_the_example_sweeps_a_flag_over_seeds(out, cluster):
+    pytest.importorskip("submitit")
+    flags = "--flag actor_ent --values 1e-3 1e-2 --seeds 1 2 --task toy_catch --jobs 2"
+    few = ["--cluster", cluster, "--cpus", 1, "--memory", 1, "--out", out]
+    done = run_script(SWEEP, *flags.split(), *few, *CATCH, "--steps", 25)
+    assert done.code == 0, done.err
+    folders = [out / "toy_catch" / v / s for v in ("1e-3", "1e-2") for s in "12"]
+    end = time.monotonic() + PATIENCE
+    while not all(read_state(folder).has(25) for folder in folders):
+        assert cluster == "slurm" and time.monotonic() < end, done.out
+        time.sleep(0.2)
+    config = Config.read(folders[2] / "config.yaml")
+    assert (config.actor_ent, config.seed) == ("1e-2", 1)
 
 
 # What stands for train.py saves on SIGTERM.

@@ -36,6 +36,9 @@ NOT_RUN = {
     r"make test-lowest": "makes a second environment, by the network, for minutes",
     r"torchrun .*": "takes minutes; test_ranks.py runs two processes",
     r"make docs": "test_site.py builds the site",
+    r"python .* --launcher slurm .*": "test_slurm.py runs it, where there is a Slurm",
+    r"python examples/sweep_seeds.py .*": "test_slurm.py runs it, where submitit is",
+    r"python examples/optuna_sweep.py .*": "test_examples.py runs it, where Optuna is",
 }
 
 # What a placeholder stands for.
@@ -195,7 +198,7 @@ class Reader:
             flags = [*flags, *SHORT[name]]
             if "play" in name and "--steps" not in flags:  # A window, for ever.
                 flags += ["--steps", "3"]
-        writes = WRITES
+        writes = () if "--list" in flags else WRITES
         if name == "dreamerv2/train.py":
             self._give_way(flags)
             writes += ("--logdir",)

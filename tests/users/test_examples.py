@@ -43,6 +43,24 @@ def test_minigrid_trains_from_pixels(tmp_path):
     run("minigrid_doorkey.py", tmp_path, *small, "--jit", "False", "--steps", 320)
 
 
+def test_a_sweep_goes_on_with_the_trials_that_there_are(tmp_path):
+    pytest.importorskip("optuna")
+    tiny = ["--rssm.deter", 16, "--rssm.hidden", 16, "--imag_horizon", 3]
+    for trials in (1, 2):
+        done = ok(
+            example(
+                "optuna_sweep.py",
+                *("--out", tmp_path, "--trials", trials, *SHORT, *tiny),
+                folder=tmp_path,
+            )
+        )
+    last = done.out.splitlines()[-2:]
+    values = [float(line.split()[0]) for line in last]
+    assert values == sorted(values, reverse=True) and min(values) > 0
+    assert done.out.count("New run:") == 1
+    assert len(list(tmp_path.glob("lr_*/metrics.jsonl"))) == 2
+
+
 def test_a_wrong_flag_of_an_example_gets_a_sentence(tmp_path):
     done = example("cartpole.py", "--stepz", 10, folder=tmp_path)
     assert done.code == 2
