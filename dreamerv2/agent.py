@@ -21,12 +21,7 @@ from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
 from dreamerv2.common.networks.onehot import stack_ones
-from dreamerv2.common.other import (
-    action_noise,
-    lambda_return,
-    parse_schedule,
-    schedule,
-)
+from dreamerv2.common.other import action_noise, lambda_return, parse_schedule, schedule
 from dreamerv2.common.suites.images import image_range
 from dreamerv2.running.seeds import derive_seed
 
@@ -280,11 +275,7 @@ class WorldModel(torchutils.Module):
     parts = ("encoder", "rssm", "heads", "opt")
 
     def __init__(
-        self,
-        config: Config,
-        obs_space: Data,
-        action_size: int,
-        build: Builder,
+        self, config: Config, obs_space: Data, action_size: int, build: Builder
     ):
         self.config = config
         self.action_size = action_size

@@ -227,11 +227,14 @@ class Replay:
         self._store.add(episode)
 
     def _nothing_to_draw(self) -> str:
+        unfinished = [episode.steps for episode in self._unfinished.values()]
         return (
             f"The replay in {self._store.directory} has 0 episodes to draw from "
-            f"({self._store.total_episodes} on disk, {self._skipped} skipped as too "
-            f"short, {len(self._unfinished)} unfinished): collect more steps or set "
-            f"replay.minlen, {self._minlen}, lower."
+            f"({self._store.total_episodes} on disk with {self._store.total_steps} "
+            f"steps, {self._skipped} skipped as too short, {len(unfinished)} "
+            f"unfinished with {sum(unfinished)} steps); it needs one finished episode "
+            f"of at least {self._minlen} steps (replay.minlen): collect more steps or "
+            "set replay.minlen lower."
         )
 
 

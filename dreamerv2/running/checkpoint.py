@@ -17,15 +17,9 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.ranks import ALONE, Ranks
 from dreamerv2.common.errors import RunFailed, UsageError, summary
 from dreamerv2.common.files import writing
+from dreamerv2.running import statefile
 from dreamerv2.running.logdir import CHECKPOINT
 from dreamerv2.running.signals import Stopped
-from dreamerv2.running.statefile import (
-    DamagedCheckpoint,
-    load_checkpoint,
-    save_checkpoint,
-    state_from_bytes,
-    state_to_bytes,
-)
 
 PREVIOUS = "variables.prev.pt"
 DAMAGED = "variables.damaged.pt"
@@ -122,7 +116,7 @@ class Checkpoint:
         state |= self._gather_own(state)
         if not self._ranks.rank:
             self._set_aside() if self._damaged else self._keep_previous()
-            save_checkpoint(self.path, state)
+            statefile.save_checkpoint(self.path, state)
         self._ranks.gather(None)  # None goes on before it is written.
         self._damaged = False
         self._saved_step = self._whole_step = int(self._step)
@@ -135,7 +129,7 @@ class Checkpoint:
         if self._ranks.rank:
             agent = {k: x for k, x in state["agent"].items() if k not in NETWORKS}
             parts = {name: state[name] for name in OWN}
-            own = state_to_bytes({**parts, "agent": agent})
+            own = statefile.state_to_bytes({**parts, "agent": agent})
         return {"ranks": dict(list(enumerate(self._ranks.gather(own)))[1:])}
 
     def _take_own(self, device: torch.device) -> bool:
@@ -151,7 +145,7 @@ class Checkpoint:
         if not ranks.rank:
             return True
         own = saved.get(ranks.rank)
-        found = own and state_from_bytes(own, device)
+        found = own and statefile.state_from_bytes(own, device)
         for name in OWN:
             self._loaded.pop(name, None)
         agent = self._loaded["agent"]
@@ -208,10 +202,10 @@ class Checkpoint:
         if not self.path.exists():
             return {}  # Who moved it away wants to start anew.
         try:
-            loaded = load_checkpoint(self.path, device)
-        except DamagedCheckpoint as error:
+            loaded = statefile.load_checkpoint(self.path, device)
+        except statefile.DamagedCheckpoint as error:
             try:
-                loaded = load_checkpoint(self._previous, device)
+                loaded = statefile.load_checkpoint(self._previous, device)
             except UsageError:
                 raise error from None
             self._damaged = True

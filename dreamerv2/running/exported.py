@@ -25,14 +25,7 @@ from dreamerv2.common.files import first_line
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.wrappers import OneHotSpace
 from dreamerv2.common.torchutils import resolve_device
-from dreamerv2.running.loading import (
-    Shapes,
-    load_weights,
-    read_agent,
-    restore_behavior,
-    shapes_of,
-    shapes_of_run,
-)
+from dreamerv2.running import loading
 from dreamerv2.running.reference import load_reference, to_reference
 
 if TYPE_CHECKING:
@@ -86,9 +79,9 @@ class ExportedAgent:
         return {name: value.astype(np.float32) for name, value in tensors.items()}
 
     @property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> loading.Shapes:
         """Return the shapes of what the agent learned from."""
-        return shapes_of(*self.spaces)
+        return loading.shapes_of(*self.spaces)
 
     def restore(self, agent: "Agent", parts: Sequence[str] = ("all",)) -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
@@ -128,16 +121,16 @@ class RunAgent:
 
     @functools.cached_property
     def _state(self) -> dict[str, Any]:
-        return read_agent(self.folder, resolve_device(self.config.device))
+        return loading.read_agent(self.folder, resolve_device(self.config.device))
 
     @property
-    def shapes(self) -> Shapes | None:
+    def shapes(self) -> loading.Shapes | None:
         """Return the shapes of what the agent learned from, if episodes are there."""
-        return shapes_of_run(self.folder)
+        return loading.shapes_of_run(self.folder)
 
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""
-        restore_behavior(agent, self._state, self.folder)
+        loading.restore_behavior(agent, self._state, self.folder)
 
 
 def start_from(agent: "Agent", source: str, parts: Sequence[str]) -> None:
@@ -145,7 +138,7 @@ def start_from(agent: "Agent", source: str, parts: Sequence[str]) -> None:
     are of `PARTS`, or `all`. UsageError for what is missing or does not fit."""
     exported = find_agent(source)
     if exported is None:
-        load_weights(agent, source, parts)
+        loading.load_weights(agent, source, parts)
         return
     if "exploration" in parts:
         raise UsageError(

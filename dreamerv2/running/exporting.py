@@ -20,17 +20,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically
 from dreamerv2.common.suites.actions import action_names
 from dreamerv2.common.suites.packages import require
-from dreamerv2.running.exported import (
-    HUB,
-    PATTERNS,
-    ExportedAgent,
-    RunAgent,
-    Spaces,
-    find_agent,
-    hub_errors,
-    open_agent,
-    read_agent_files,
-)
+from dreamerv2.running import exported
 from dreamerv2.running.reference import to_reference
 
 EPISODE_STEPS = 60  # Enough to begin a dream anywhere in them.
@@ -42,7 +32,7 @@ def export_run(
     name: str = "",
     episode: str | Path = "",
     **story: Any,
-) -> ExportedAgent:
+) -> exported.ExportedAgent:
     """Export the agent of a run, as it was at the last checkpoint.
 
     folder, name: of the three files; by default, the task's name without its suite.
@@ -53,8 +43,8 @@ def export_run(
 
     UsageError if there is no agent, no episode, or no room.
     """
-    run = open_agent(logdir)
-    if not isinstance(run, RunAgent):
+    run = exported.open_agent(logdir)
+    if not isinstance(run, exported.RunAgent):
         raise UsageError(f"{logdir} is exported already: name the folder of a run.")
     config = run.config.update({"jit": False, "device": "cpu"})
     spaces, names = _spaces(config, run.folder)
@@ -70,7 +60,7 @@ def export_run(
     return write_agent_files(agent, spaces, arrays, base, names, {**found, **story})
 
 
-def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
+def _spaces(config: Config, logdir: Path) -> tuple[exported.Spaces, list[str]]:
     """Return the spaces and action names of a run's environment, or of its episodes,
     where that cannot be made here, as one that came from Python."""
     try:
@@ -85,12 +75,12 @@ def _spaces(config: Config, logdir: Path) -> tuple[Spaces, list[str]]:
 
 def write_agent_files(
     agent: "Agent",
-    spaces: Spaces,
+    spaces: exported.Spaces,
     episode: Mapping[str, np.ndarray],
     base: Path,
     action_names: list[str],
     story: Mapping[str, Any],
-) -> ExportedAgent:
+) -> exported.ExportedAgent:
     """Write an agent's three files, each whole or not at all, with the first steps of
     an episode, arrays (T+1, ...); see ExportedAgent."""
     from safetensors.numpy import save  # Only who exports needs it.
@@ -116,20 +106,22 @@ def write_agent_files(
     }
     for suffix, write in contents.items():
         write_atomically(base.with_name(base.name + suffix), write)
-    return read_agent_files(base)
+    return exported.read_agent_files(base)
 
 
 def push_agent(folder: str | Path, repo: str) -> str:
     """Upload an exported agent's folder to the hub as ORG/NAME; return its address. It
     needs the extra `hub`, and a token where huggingface_hub finds it."""
-    if find_agent(folder) is None:
+    if exported.find_agent(folder) is None:
         raise UsageError(f"The folder {folder} holds no agent: export one there first.")
     api = require("huggingface_hub", "hub").HfApi()
     path = Path(folder).expanduser()
-    with hub_errors(repo):
+    with exported.hub_errors(repo):
         api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=path, allow_patterns=PATTERNS)
-    return HUB + repo
+        api.upload_folder(
+            repo_id=repo, folder_path=path, allow_patterns=exported.PATTERNS
+        )
+    return exported.HUB + repo
 
 
 def _describe(space: Any) -> dict[str, Any]:

@@ -22,15 +22,11 @@ from dreamerv2.common.replay import Replay
 from dreamerv2.common.settings.rules import check_videos
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Every
+from dreamerv2.running import loading
 from dreamerv2.running.checkpoint import Checkpoint
 from dreamerv2.running.environments import Environments, MakeEnv, Restarts
 from dreamerv2.running.exported import start_from
 from dreamerv2.running.learner import BackgroundLearner, Learner
-from dreamerv2.running.loading import (
-    refuse_other_spaces,
-    refuse_unlike,
-    shapes_of_run,
-)
 from dreamerv2.running.seeds import derive_seed
 
 
@@ -136,8 +132,8 @@ def find_spaces(
     if recordings:
         return recordings.spaces
     every = [env for each in envs for env in each.envs]
-    refuse_unlike(every)
-    refuse_other_spaces(folder, shapes_of_run(folder), every[0])
+    loading.refuse_unlike(every)
+    loading.refuse_other_spaces(folder, loading.shapes_of_run(folder), every[0])
     return every[0].obs_space, every[0].act_space
 
 

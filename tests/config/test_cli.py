@@ -137,7 +137,7 @@ def test_bad_input_gets_one_sentence_before_anything_is_done(flags, tmp_path):
 
 
 REFUSED_LATER = {
-    "--prefill 0": "has 0 episodes to draw from (0 on disk,",
+    "--prefill 0": "has 0 episodes to draw from (0 on disk with 0 steps,",
     "--prefill 0 --pretrain 0": "1 unfinished with 1 steps); it needs one finished",
     "--replay.minlen 21 --replay.maxlen 50": "(0 on disk with 0 steps, 2 skipped as",
     "--actor_ent linear(1,2)": "'linear(1,2)' is no schedule: expected a number,",

@@ -129,11 +129,7 @@ class DistLayer(nn.Module):
     WITH_STD = ("normal", "tanh_normal", "trunc_normal")
 
     def __init__(
-        self,
-        inputs: int,
-        shape: Sequence[int],
-        dist: str = "mse",
-        min_std: float = 0.1,
+        self, inputs: int, shape: Sequence[int], dist: str = "mse", min_std: float = 0.1
     ):
         super().__init__()
         self._shape = tuple(shape)

@@ -101,8 +101,8 @@ class FlatAction:
         high = np.where(floats & (high >= _UNBOUNDED), np.inf, high)
         if not low.size or (np.isfinite(low) != np.isfinite(high)).any():
             raise UsageError(
-                f"The actions {shown(self._nested)} are none, or bounded on one side "
-                "alone: wrap the environment so that both sides are, or neither."
+                f"The actions {shown(self._nested)} have a bound on one side alone, or "
+                "there are none: wrap the environment so that all are bounded, or not."
             )
         return Box(low, high, dtype=np.float64)
 

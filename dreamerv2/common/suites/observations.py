@@ -8,17 +8,9 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.suites import spaces
 from dreamerv2.common.suites.images import image_layout
 from dreamerv2.common.suites.interface import signal_spaces
-from dreamerv2.common.suites.spaces import (
-    Path,
-    bounds,
-    choices,
-    is_box,
-    leaf_spaces,
-    parts_of,
-    shown,
-)
 
 MOST_CHOICES = 2**16  # Numbers of a one-hot vector.
 
@@ -42,17 +34,17 @@ class FlatObservation:
     def __init__(self, space: Any):
         self._space = space
         self._begun = False
-        self._parts: dict[str, tuple[Path, Any, Convert]] = {}
+        self._parts: dict[str, tuple[spaces.Path, Any, Convert]] = {}
         self.spaces: dict[str, Box] = {}
         taken = {*signal_spaces(), "action"}
-        for path, leaf in leaf_spaces(space):
+        for path, leaf in spaces.leaf_spaces(space):
             name = "_".join(str(p) for p in path)
             if path and isinstance(path[0], int):
                 name = f"part_{name}"
             if (made := _flat(name or "observation", leaf)) is None:
                 warnings.warn(
-                    f"The observation {name!r}, {shown(leaf)}, holds neither numbers "
-                    "nor choices, so it is left out.",
+                    f"The observation {name!r}, {spaces.shown(leaf)}, holds neither "
+                    "numbers nor choices, so it is left out.",
                     stacklevel=3,
                 )
                 continue
@@ -67,7 +59,7 @@ class FlatObservation:
         if not self.spaces:
             raise UsageError(
                 "Expected a box, discrete values, dicts and tuples of these, but the "
-                f"observations are {shown(space)}: wrap the environment."
+                f"observations are {spaces.shown(space)}: wrap the environment."
             )
 
     def __call__(self, obs: Any) -> dict[str, np.ndarray]:
@@ -83,7 +75,7 @@ class FlatObservation:
 
     def _refuse_others(self, obs: Any) -> None:
         """Refuse keys that the space lacks: they would not be seen."""
-        parts = parts_of(self._space)
+        parts = spaces.parts_of(self._space)
         if parts and isinstance(obs, Mapping):
             others = sorted(str(k) for k in {*obs} - {key for key, _ in parts})
             if others:
@@ -93,7 +85,7 @@ class FlatObservation:
                 )
 
 
-def _at(obs: Any, path: Path) -> Any:
+def _at(obs: Any, path: spaces.Path) -> Any:
     for key in path:
         try:
             obs = obs[key]
@@ -125,9 +117,9 @@ def _numbers(name: str, value: Any, leaf: Any) -> np.ndarray:
 
 def wrong(name: str, found: str, space: Any) -> UsageError:
     """Return the sentence for an observation that is not what its space says."""
-    said = shown(space)
-    if is_box(space):
-        low, high = bounds(space)
+    said = spaces.shown(space)
+    if spaces.is_box(space):
+        low, high = spaces.bounds(space)
         said = f"{space.dtype} of shape {space.shape} in [{low:g}, {high:g}]"
     return UsageError(
         f"The environment's observation {name!r} {found}, but its space says "
@@ -137,9 +129,9 @@ def wrong(name: str, found: str, space: Any) -> UsageError:
 
 def _flat(name: str, leaf: Any) -> tuple[Box, Convert] | None:
     """Return the box in which a leaf is given, and what makes its values, or None."""
-    if is_box(leaf):
+    if spaces.is_box(leaf):
         return _flat_box(name, leaf)
-    if (counts := choices(leaf)) is None or not counts:
+    if (counts := spaces.choices(leaf)) is None or not counts:
         return None
     start, size = np.ravel(getattr(leaf, "start", 0)), sum(counts)
     if size > MOST_CHOICES:
@@ -153,7 +145,7 @@ def _flat(name: str, leaf: Any) -> tuple[Box, Convert] | None:
     def convert(name: str, value: np.ndarray) -> np.ndarray:
         index = np.ravel(value).astype(np.int64) - start
         if (index < 0).any() or (index >= counts).any():
-            raise wrong(name, f"is {shown(value)}", leaf)
+            raise wrong(name, f"is {spaces.shown(value)}", leaf)
         if binary:
             return index
         result = np.zeros(size, np.float32)
