@@ -8,8 +8,10 @@ import builtins
 import io
 import itertools
 import os
+import pathlib
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,6 +117,8 @@ def _trap_open(pattern: str, number: int, after: int, act: Callable) -> None:
         return real(file, mode, *args, **kwargs)
 
     io.open = builtins.open = trapped
+    if sys.version_info < (3, 11):  # There Path.open() keeps the one of its import.
+        pathlib._NormalAccessor.open = staticmethod(trapped)
 
 
 def break_atari(kind: str, at: int, always: bool) -> None:
