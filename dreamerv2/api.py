@@ -134,7 +134,7 @@ def train(
 def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
     """Load a finished agent, to act with; UsageError if there is none that fits.
 
-    source: a run's folder, the name of an agent that comes along ("boxing"), the folder
+    source: a run's folder, the name of an agent that comes along ("freeway"), the folder
       of an exported one, or hf://ORG/NAME.
     env: the environment to act in, of any kind that `train` takes; by default the one
       of the agent's task, as it was for evaluation.

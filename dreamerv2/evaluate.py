@@ -4,7 +4,7 @@
 
 prints mean, standard deviation, quartiles, lowest and highest return of whole episodes,
 on the human-normalised scale where that is known. --logdir takes a run's folder, an
-agent that comes along (boxing), the folder of an exported one, or hf://ORG/REPO. The
+agent that comes along (freeway), the folder of an exported one, or hf://ORG/REPO. The
 same command gives the same numbers again.
 """
 

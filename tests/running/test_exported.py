@@ -136,7 +136,7 @@ def test_an_exported_agent_has_no_exploration_to_load(files, tmp_path):
 
 
 def test_a_shipped_agent_of_other_sizes_is_refused_by_its_name(tmp_path):
-    told = one_sentence(start(tmp_path, "boxing"))
+    told = one_sentence(start(tmp_path, "freeway"))
     assert "The set of parameters does not fit this configuration" in told
 
 
@@ -148,9 +148,9 @@ def test_what_is_no_agent_is_told_with_those_that_there_are(tmp_path):
 # Of the image mean, deviation, least and most, and the reward, after 10 and 50 steps
 # of a dream by modes in which nothing is done.
 DREAMS = {
-    "boxing": [
-        *(-0.009856, 0.12735, -0.670038, 0.406618, -0.001055),
-        *(-0.010226, 0.128453, -0.70671, 0.416269, 0.000905),
+    "freeway": [
+        *(-0.011683, 0.187841, -0.504398, 0.405981, 0.001088),
+        *(-0.011287, 0.18813, -0.505681, 0.407831, 0.000178),
     ]
 }
 
