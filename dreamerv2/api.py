@@ -134,8 +134,8 @@ def train(
 def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
     """Load a finished agent, to act with; UsageError if there is none that fits.
 
-    source: a run's folder, the name of an agent that comes along ("freeway"), the folder
-      of an exported one, or hf://ORG/NAME.
+    source: a run's folder, the name of an agent that comes along ("freeway"), the
+      folder of an exported one, or hf://ORG/NAME.
     env: the environment to act in, of any kind that `train` takes; by default the one
       of the agent's task, as it was for evaluation.
     changes: to the agent's config, such as device="cpu".
