@@ -32,10 +32,10 @@ from dreamerv2.common.outputs.stdout import print_anything
 from dreamerv2.common.outputs.stills import save_stills, set_apart
 from dreamerv2.common.settings.describe import describe
 from dreamerv2.common.settings.rules import checked
-from dreamerv2.common.torchutils import named_tensors, resolve_device
+from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.common.when import Until
 from dreamerv2.running import parts
-from dreamerv2.running.checkpoint import NETWORKS, Checkpoint
+from dreamerv2.running.checkpoint import Checkpoint
 from dreamerv2.running.collector import Collector
 from dreamerv2.running.environments import MakeEnv
 from dreamerv2.running.logdir import Logdir, goes_on
@@ -129,8 +129,7 @@ class Trainer:
         stack.callback(self.learner.close)
         checkpoint.add(step=self.step, evaluated=self.evaluated, agent=self.learner)
         checkpoint.add(**{f"when_{name}": when for name, when in self.when.items()})
-        networks = {k: self.learner.agent.state_dict()[k] for k in NETWORKS}
-        ranks.broadcast(named_tensors(networks).values())
+        parts.spread_weights(self.learner.agent, ranks)
         # What does not fit has been refused. From here on, files are changed.
         logdir.begin()
         parts.adopt_episodes(logdir.path, ranks)

@@ -20,10 +20,10 @@ from dreamerv2.common.other import Timer
 from dreamerv2.common.outputs.services import make_outputs
 from dreamerv2.common.replay import Replay
 from dreamerv2.common.settings.rules import check_videos
-from dreamerv2.common.torchutils import resolve_device
+from dreamerv2.common.torchutils import named_tensors, resolve_device
 from dreamerv2.common.when import Every
 from dreamerv2.running import loading
-from dreamerv2.running.checkpoint import Checkpoint
+from dreamerv2.running.checkpoint import NETWORKS, Checkpoint
 from dreamerv2.running.environments import Environments, MakeEnv, Restarts
 from dreamerv2.running.exported import start_from
 from dreamerv2.running.learner import BackgroundLearner, Learner
@@ -62,6 +62,13 @@ def share(config: Config, ranks: Ranks) -> Config:
     if resolve_device(config.device).type == "cuda":  # Not run without a GPU.
         changes["device"] = f"cuda:{ranks.local}"
     return config.update(changes)
+
+
+def spread_weights(agent: Agent, ranks: Ranks) -> None:
+    """Give all ranks the networks, optimizers and norms of the first."""
+    state = agent.state_dict()
+    shared = {name: state[name] for name in NETWORKS}
+    ranks.broadcast(named_tensors(shared).values())
 
 
 def adopt_episodes(folder: Path, ranks: Ranks) -> None:

@@ -23,6 +23,7 @@ def errors(tmp_path_factory):
 @pytest.mark.parametrize("case", rank_worker.CASES)
 def test_two_halves_of_a_batch_are_one_batch(errors, case):
     assert errors[case]["right"] < 1e-9
+    assert errors[case]["same"]  # The two agree with each other to the last bit.
 
 
 @pytest.mark.parametrize("case", rank_worker.CASES)

@@ -94,7 +94,10 @@ def main(path):
             kls = ranks.gather(trained(case, None, ranks)[1])
             free = sum(kls) / 2 - abs(kls[0] - kls[1]) / 4
         wanted, _ = trained(case, free, ALONE)
-        row = table[case] = {"right": error(trained(case, free, ranks)[0], wanted)}
+        found, _ = trained(case, free, ranks)
+        others = ranks.gather(found)
+        same = all(torch.equal(x[k], found[k]) for x in others for k in found)
+        row = table[case] = {"right": error(found, wanted), "same": same}
         original = Optimizer.apply
         Optimizer.apply = clipped_first
         row["clipped first"] = error(trained(case, free, ranks)[0], wanted)

@@ -125,6 +125,7 @@ class Running:
 
     def __init__(self, folder, *flags, command=SCRIPT):
         self._out, self._err = folder / "out.txt", folder / "err.txt"
+        self._shared = command == RANKS
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = subprocess.Popen(
                 [*command, *map(str, flags)],
@@ -137,6 +138,10 @@ class Running:
         return self
 
     def __exit__(self, *exc):
+        if self._shared:  # Its launcher ends the others, unless it is killed.
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(60)
         self._process.kill()
         self._process.wait()
 
