@@ -18,6 +18,7 @@ from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.builder import Builder, no_gpu
 from dreamerv2.common.device.capture import Captured, backend_for
 from dreamerv2.common.device.ranks import ALONE, Ranks
+from dreamerv2.common.episodes.episode import LATENT
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.networks.noise import Noise, NoiseFn, scoped
 from dreamerv2.common.networks.onehot import stack_ones
@@ -39,8 +40,9 @@ class Agent(torchutils.Module):
     are no optimizers; `ranks` are the processes that share each update. `noise` draws
     what networks need in training, and `eval_noise` in evaluations and reports, which
     so change nothing in training. `carried` is the last posterior (B, ...) of the batch
-    before, where the next one begins; None for zeros. UsageError where config and
-    spaces do not fit.
+    before, where the next one begins; None for zeros. `kept_latents` is {LATENT: zeros
+    (L)} if transitions keep those of acting. UsageError where config and spaces do not
+    fit.
     """
 
     parts = ("wm", "task_behavior", "expl_behavior", "noise", "eval_noise")
@@ -82,6 +84,7 @@ class Agent(torchutils.Module):
             return ActorCritic(config, self.wm.feat_size, size, build)
 
         self.task_behavior = new_actor_critic()
+        self.kept_latents = self._latents_to_keep()
         self.expl_behavior = expl.make(
             config, self.wm, space, build, self.task_behavior, new_actor_critic
         )
@@ -91,11 +94,21 @@ class Agent(torchutils.Module):
         self._update = Captured(self._learn, self.device, graphs[0], "an update")
         self._choose = Captured(self._act, self.device, graphs[1], "the policy")
 
+    def _latents_to_keep(self) -> dict[str, np.ndarray]:
+        """See `kept_latents`. Recorded episodes have been acted by another agent, and
+        rows that are single sequences all begin with a reset."""
+        replay, length = self.config.replay, self.config.dataset.length
+        alike = replay.minlen == replay.maxlen == length
+        if self.config.dataset.rows != "acted" or alike or self.config.offline:
+            return {}
+        return {LATENT: self.wm.rssm.pack(self.wm.rssm.initial(1))[0].cpu().numpy()}
+
     @torch.no_grad()
     def policy(
         self, obs: Data, state: tuple | None = None, mode: str = "train"
     ) -> tuple[dict[str, np.ndarray], tuple]:
-        """Return {"action": (N, A) float32} for observations (N, ...), and the state.
+        """Return {"action": (N, A) float32} for observations (N, ...), and the state;
+        beside the action what is kept of the latent behind it (N, L), if it is.
 
         The state is what the last call returned, None at first, and forgotten where
         is_first. mode: ``train`` samples the task's actor, ``explore`` the
@@ -109,7 +122,10 @@ class Agent(torchutils.Module):
             state = latent, latent["deter"].new_zeros(count, self.wm.action_size)
         noise = self.eval_noise if mode == "eval" else self.noise
         state = self._choose((_unlogged(obs), state), noise, mode)
-        return {"action": state[1].float().cpu().numpy()}, state
+        outputs = {"action": state[1].float().cpu().numpy()}
+        if self.kept_latents and mode != "eval":
+            outputs[LATENT] = self.wm.rssm.pack(state[0]).cpu().numpy()
+        return outputs, state
 
     def _act(self, inputs: tuple, noise: NoiseFn, mode: str) -> tuple[dict, Tensor]:
         """Turn (observations, the state before them) into the state after them, whose
@@ -142,7 +158,11 @@ class Agent(torchutils.Module):
         count = len(data["is_first"])
         if self.carried is None or len(self.carried["stoch"]) != count:
             self.carried = self.wm.rssm.initial(count)
-        inputs = _unlogged(data), self.carried
+        data = _unlogged(data)
+        if (kept := data.pop(LATENT, None)) is not None and self.kept_latents:
+            kept = torch.as_tensor(kept).to(self.device, non_blocking=True)
+            self.carried = self.wm.rssm.unpack(kept, self.carried)
+        inputs = data, self.carried
         self.carried, metrics = self._update(inputs, self.noise)
         return metrics
 
@@ -221,6 +241,27 @@ class Agent(torchutils.Module):
                 pair = self.wm.open_loop(data, key, noise)
                 found[key] = tuple(x.float().cpu().numpy() for x in pair)
         return found
+
+    @torch.no_grad()
+    def follow(self, obs: Data, state: tuple) -> dict[str, np.ndarray]:
+        """Return how far observations (N, ...) are from what the model makes of them.
+
+        state: what `policy` returned before. {"kl", "KEY_loss" of each observation that
+        the decoder predicts: (N,)}.
+        """
+        latent, action = state
+        data = {k: v[:, None] for k, v in self.to_device(_unlogged(obs)).items()}
+        data["action"] = action[:, None]
+        with self.precision.context():
+            noise = scoped(self.eval_noise, "follow")
+            outs = self.wm.loss(data, latent, noise)[2]
+        decoder = self.wm.decoder
+        found = {
+            f"{key}_loss": -outs["log_prob"][key]
+            for key in (*decoder.cnn_keys, *decoder.mlp_keys)
+        }
+        found["kl"] = outs["kl"]
+        return {key: x[:, 0].float().cpu().numpy() for key, x in found.items()}
 
     def to_tensors(self, data: Data) -> dict[str, Tensor]:
         """Turn arrays into tensors on the host, pinned where that speeds up the copy to

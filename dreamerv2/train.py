@@ -44,6 +44,7 @@ from dreamerv2.running.reference import parameters
 from dreamerv2.running.rounds import Rounds
 from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
+from dreamerv2.running.since_reset import SinceReset
 from dreamerv2.running.watch import check_actions
 
 
@@ -139,7 +140,9 @@ class Trainer:
         if not (resumed or config.offline):
             # Until there is a checkpoint, what was earned is the episodes on disk.
             self.step.increment(ranks.sum(replays[0].stats["total_steps"])[0])
-        self.train = Collector(envs[0], replays[0], self.step, self.timer, ranks)
+        kept = self.learner.agent.kept_latents
+        shared = self.step, self.timer, ranks, kept
+        self.train = Collector(envs[0], replays[0], *shared)
         self.eval = Collector(envs[1], replays[1])
         self.batches = parts.make_batches(config, *replays, self.learner.agent, stack)
         self.logger = parts.make_logger(
@@ -271,6 +274,7 @@ class Trainer:
 
     def eval_policy(self, obs: dict[str, np.ndarray], state: Any) -> tuple[dict, Any]:
         """Act as well as the agent can."""
+        self.since_reset.add(obs, state)
         outputs, state = self.learner.agent.policy(obs, state, "eval")
         return check_actions(outputs, self.step), state
 
@@ -292,7 +296,11 @@ class Trainer:
                 rest, extra = divmod(self.config.eval_eps, count)
                 episodes = [rest + (i < extra) for i in range(count)]
                 self.eval.reset()
+                self.since_reset = SinceReset(
+                    self.learner.agent, self.config.dataset.length
+                )
                 self.eval(self.eval_policy, episodes_per_env=episodes)
+                self.logger.add(self.since_reset.metrics(), prefix="eval")
                 self.logger.add(self.eval.replay.stats, prefix="eval")
             self.report("eval" if count else "train")
             self.logger.write()
@@ -304,7 +312,8 @@ class Trainer:
         videos, vectors = agent.report(batch), agent.report_vectors(batch)
         self.logger.add(set_apart(videos, count), prefix=mode)
         folder = self.checkpoint.path.parent / "report"
-        save_stills(folder, self.logger.frames, videos, vectors, count)
+        series = self.since_reset.series() if mode == "eval" else None
+        save_stills(folder, self.logger.frames, videos, vectors, count, series)
 
     def log_metrics(self) -> None:
         """Log everything since the last time; this waits for the device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,9 @@ class Driver:
     An environment fails when it raises anything but a UsageError, or gives a number
     that is not finite (but for `log_` keys). Then its unfinished episode is dropped,
     and `replace` gives the one that goes on in its place, or by default raises a
-    RuntimeError. `timer` is told the time of waiting for them, as env.
+    RuntimeError. `timer` is told the time of waiting for them, as env. `extra` are
+    outputs of the policy, beside actions, that transitions keep, each with what stands
+    for it at a reset and where the policy does not give it.
     """
 
     def __init__(
@@ -46,12 +48,15 @@ class Driver:
         envs: Sequence[Any],
         replace: Replace | None = None,
         timer: Timer | None = None,
+        extra: Mapping[str, np.ndarray] | None = None,
     ):
         self._envs = list(envs)
         self._replace = replace or _refuse
         self._timer = timer or (lambda name: contextlib.nullcontext())
+        self._extra = dict(extra or {})
         self._no_actions = [
             {k: np.zeros(v.shape, v.dtype) for k, v in env.act_space.items()}
+            | self._extra
             for env in self._envs
         ]
         self._on_step: list[Callable[..., Any]] = []
@@ -157,6 +162,8 @@ class Driver:
         """Call the policy once for all, and split its actions."""
         obs = {k: np.stack([ob[k] for ob in self._obs]) for k in self._obs[0]}
         outputs, self._state = policy(obs, self._state)
+        extra = {k: [v] * len(self._envs) for k, v in self._extra.items()}
+        outputs = {**extra, **outputs}
         return [
             {k: np.asarray(outputs[k][i]) for k in keys}
             for i, keys in enumerate(self._no_actions)
@@ -166,7 +173,10 @@ class Driver:
         self, active: list[int], actions: list[dict[str, np.ndarray]]
     ) -> list[int]:
         """Step each active environment; return the indices of those that made it."""
-        calls = {i: (self._envs[i].step, (actions[i],)) for i in active}
+        calls = {}
+        for i in active:
+            told = {k: v for k, v in actions[i].items() if k not in self._extra}
+            calls[i] = self._envs[i].step, (told,)
         with self._timer("env"):
             observed = self._gather(calls)
         for i, ob in observed.items():

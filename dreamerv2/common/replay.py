@@ -116,17 +116,19 @@ class Replay:
         length: int,
         transform: Callable[[Arrays], Any] | None = None,
         ahead: bool = True,
+        rows: str = "rows",
     ) -> Dataset:
         """Return an endless iterator over batches (B, T, ...) of random sequences.
 
         It has random numbers of its own, and applies `transform` to each batch in a
         background thread: `ahead` of being asked for, or then, for the newest episodes.
-        May be made while the replay is empty.
+        May be made while the replay is empty. rows: `stream` cuts all rows from one
+        stream of sequences; else each row has its own.
         """
         with self._lock:
             index = len(self._datasets)
             seed = [self._seed, index]
-            dataset = Dataset(self, batch, length, seed, transform, ahead)
+            dataset = Dataset(self, batch, length, seed, transform, ahead, rows)
             self._datasets.append(weakref.ref(dataset))
             if index < len(self._dataset_states) and self._dataset_states[index]:
                 dataset.load_state_dict(self._dataset_states[index])

@@ -1,7 +1,9 @@
 """Environments, the driver that steps them, the replay that takes what they give."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.ranks import ALONE, Ranks
@@ -14,7 +16,8 @@ from dreamerv2.running.environments import Environments
 class Collector:
     """Plays episodes of `envs` (maybe none) into a replay; goes on in their middle when
     a run does. `step` counts the steps, `timer` is told the share of `env`, and `made`
-    are the steps made here since the start; `ranks` play at the same time."""
+    are the steps made here since the start; `ranks` play at the same time; `extra` is
+    the driver's."""
 
     def __init__(
         self,
@@ -23,10 +26,11 @@ class Collector:
         step: Counter | None = None,
         timer: Timer | None = None,
         ranks: Ranks = ALONE,
+        extra: Mapping[str, np.ndarray] | None = None,
     ):
         self.envs = envs
         self.replay = replay
-        self.driver = Driver(envs.envs, envs.replace, timer)
+        self.driver = Driver(envs.envs, envs.replace, timer, extra)
         self._step = step
         self._shared, self._learn = ranks.count > 1, []
         self.made = 0

@@ -10,6 +10,7 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.outputs.stills import (
     chosen_times,
     save_stills,
+    series_plot,
     set_apart,
     vector_plot,
     video_still,
@@ -61,6 +62,12 @@ def test_a_plot_of_vectors_changes_with_truth_and_with_prediction():
     assert many.shape[0] == pytest.approx((12 * 1.1 + 0.9) * 80, abs=1)
 
 
+def test_a_plot_of_steps_since_the_reset_changes_with_what_was_measured():
+    steps = np.array([1, 5, 30, 200])
+    plots = [series_plot(steps, {"kl": x, "b": steps}) for x in (steps, steps[::-1])]
+    assert plots[0].shape == plots[1].shape and (plots[0] != plots[1]).any()
+
+
 def test_files_are_named_by_observation_and_step(tmp_path):
     video, vector = np.zeros((6, 12, 8, 3)), np.zeros((2, 6, 1))
     folder = tmp_path / "report"
@@ -71,6 +78,10 @@ def test_files_are_named_by_observation_and_step(tmp_path):
         "openl_speed_0000000400.png",
     ]
     assert all(Image.open(path).format == "PNG" for path in paths)
+    series = np.array([1, 2, 40]), {"kl": np.ones(3)}
+    (path,) = save_stills(folder, 400, {}, {}, 2, series)
+    assert path.name == "since_reset_0000000400.png"
+    assert save_stills(folder, 400, {}, {}, 2, (np.zeros(0), {})) == []
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="Cannot write .*report"):
         save_stills(tmp_path / "file" / "report", 1, videos, {}, count=2)

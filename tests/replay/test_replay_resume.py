@@ -61,14 +61,15 @@ def contents(folder):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("settings", [{}, {"ongoing": True}, {"capacity": 60}])
+@pytest.mark.parametrize("rows", ["rows", "stream"])
 @pytest.mark.parametrize("lost", [1, 60])
 def test_a_resumed_replay_gives_the_same_batches_in_the_middle_of_episodes(
-    tmp_path, storage, settings, lost
+    tmp_path, storage, settings, rows, lost
 ):
     settings = {**settings, "storage": storage}
     steps = script()
     whole, halves = make(tmp_path / "a", **settings), make(tmp_path / "b", **settings)
-    datasets = [replay.dataset(3, 7) for replay in (whole, halves)]
+    datasets = [replay.dataset(3, 7, rows=rows) for replay in (whole, halves)]
     for replay, dataset in zip((whole, halves), datasets, strict=True):
         play(replay, steps[:100])
         play(replay, steps[100:203], dataset)
@@ -76,7 +77,7 @@ def test_a_resumed_replay_gives_the_same_batches_in_the_middle_of_episodes(
     state = through_a_file(tmp_path / "state", halves.state_dict())
     play(halves, steps[203 : 203 + lost], datasets[1])  # And then it is killed.
     again = make(tmp_path / "b", **settings)
-    dataset = again.dataset(3, 7)
+    dataset = again.dataset(3, 7, rows=rows)
     again.load_state_dict(state, unfinished=True)
     # The same state as it was taken from, again.
     assert again.state_dict() == state

@@ -205,11 +205,13 @@ def test_a_run_goes_on_with_batches_of_another_size(tmp_path):
 
 
 TASKS = {
-    "toy_catch": ["--task", "toy_catch", "--envs", "1"],
+    "toy_catch": ["--task", "toy_catch", "--envs", "1", "--dataset.rows", "stream"],
     "toy_catch in two processes": [
         *["--task", "toy_catch", "--envs", "2", "--envs_parallel", "process"],
+        *["--dataset.rows", "acted", "--replay.ongoing", "True"],
     ],
     "toy_reach": [
+        *["--dataset.rows", "rows"],
         *["--task", "toy_reach", "--envs", "2", "--expl_noise", "0.1"],
         *["--encoder.cnn_keys", "$^", "--decoder.cnn_keys", "$^"],
     ],

@@ -10,6 +10,9 @@ from dreamerv2.common.errors import UsageError
 
 _INT32 = np.iinfo(np.int32)
 
+# A key that episodes may lack: bytes of the agent's latent before the transition.
+LATENT = "latent_before"
+
 
 def convert(name: str, value: object) -> np.ndarray:
     """Return `value` in the type in which the replay stores it; no copy if it has it.
@@ -44,7 +47,8 @@ def stored_keys(mapping: Mapping[str, object]) -> list[str]:
 
 def signature(arrays: Arrays) -> Signature:
     """Return per key the type and shape of one step, the same for all of a replay."""
-    return {k: (str(v.dtype), v.shape[1:]) for k, v in sorted(arrays.items())}
+    items = sorted(arrays.items())
+    return {k: (str(v.dtype), v.shape[1:]) for k, v in items if k != LATENT}
 
 
 def difference(found: Signature, wanted: Signature) -> str:
@@ -89,6 +93,12 @@ class Episode:
                 k: np.empty((64, *v.shape), v.dtype) for k, v in transition.items()
             }
         rows = self.arrays
+        if LATENT in {*rows, *transition}:  # The run may keep it from now on, or not.
+            transition = {
+                k: v for k, v in transition.items() if k in rows or k != LATENT
+            }
+            if LATENT in rows:
+                transition.setdefault(LATENT, np.zeros_like(rows[LATENT][0]))
         if transition.keys() != rows.keys() or any(
             v.dtype != rows[k].dtype or v.shape != rows[k].shape[1:]
             for k, v in transition.items()

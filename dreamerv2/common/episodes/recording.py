@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.spaces import Box
 
-from dreamerv2.common.episodes.episode import convert
+from dreamerv2.common.episodes.episode import LATENT, convert
 from dreamerv2.common.episodes.npz import Arrays, ObjectArrayError, from_bytes
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites.actions import MOST_ACTIONS
@@ -50,6 +50,7 @@ def read_recording(path: Path) -> tuple[Arrays, bool]:
             f"The recording {path} is damaged or no .npz file: remove it, or save it "
             "again with np.savez."
         ) from error
+    raw.pop(LATENT, None)  # Of another agent.
     missing = sorted({"action", "reward", "is_terminal"} - {*raw})
     if missing:
         raise UsageError(

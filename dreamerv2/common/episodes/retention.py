@@ -154,6 +154,5 @@ class HeldBack:
 
 def _equal(left: Arrays, right: Arrays) -> bool:
     """Compare to the last bit, so that NaN equals itself."""
-    return signature(left) == signature(right) and all(
-        value.tobytes() == right[key].tobytes() for key, value in left.items()
-    )
+    same = signature(left) == signature(right) and left.keys() == right.keys()
+    return same and all(v.tobytes() == right[k].tobytes() for k, v in left.items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dreamerv2.common.episodes.episode import Episode
+from dreamerv2.common.episodes.episode import LATENT, Episode
 from dreamerv2.common.episodes.files import Arrays
 from dreamerv2.common.episodes.npz import EpisodeLostError
 
@@ -61,8 +61,9 @@ class Dataset:
     """Endless iterator over batches: dicts of new arrays (B, T, ...).
 
     Each row is a stream of its own: sequences one after another, of which the rest goes
-    on in the same row of the next batch. `is_first` is True where a sequence begins and
-    False elsewhere.
+    on in the same row of the next batch. With rows="stream" all are cut from one stream
+    instead, so that the rest goes on in the next row. `is_first` is True where a
+    sequence begins and False elsewhere.
 
     When a batch is handed out (without `ahead`, when it is asked for), the next one is
     planned in the caller's thread: all that is random or looks at the replay. A
@@ -81,8 +82,10 @@ class Dataset:
         seed: int | list[int] = 0,
         transform: Callable[[Arrays], Any] | None = None,
         ahead: bool = True,
+        rows: str = "rows",
     ) -> None:
         self._source = source
+        self._stream = rows == "stream"
         self._batch = batch
         self._length = length
         self._transform = transform
@@ -135,6 +138,7 @@ class Dataset:
         return {
             "batch": self._batch,
             "length": self._length,
+            "stream": self._stream,
             # As strings, because these integers have 128 bits.
             "random": {k: str(v) for k, v in generator["state"].items()},
             "random_rest": [generator["has_uint32"], generator["uinteger"]],
@@ -145,7 +149,8 @@ class Dataset:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken: the same batches, if the replay is the same.
 
-        Rows whose episodes are gone start afresh; so do all if batch or length changed.
+        Rows whose episodes are gone start afresh; so do all if batch, length or
+        the way of rows changed.
         """
         self._rng.bit_generator.state = {
             "bit_generator": "PCG64",
@@ -156,7 +161,8 @@ class Dataset:
         self._future = None
         self._rests = [None] * self._batch
         self._rows = [None] * self._batch
-        if (state["batch"], state["length"]) != (self._batch, self._length):
+        shape = state["batch"], state["length"], state.get("stream", False)
+        if shape != (self._batch, self._length, self._stream):
             return
         for index in range(self._batch):
             rest, row = state["rests"][index], state["rows"][index]
@@ -193,6 +199,7 @@ class Dataset:
         """Return the pieces that fill a row, from the rest of its last sequence on."""
         row: PlannedRow = []
         room = self._length
+        index = 0 if self._stream else index
         rest = self._rests[index]
         while room:
             span = rest or Span(*self._source.draw(self._rng), True)
@@ -216,8 +223,12 @@ class Dataset:
 def stack(
     rows: list[PlannedRow], length: int, read: Callable[[Episode], Arrays]
 ) -> Arrays:
-    """Copy planned rows into new arrays (B, T, ...)."""
+    """Copy planned rows into new arrays (B, T, ...); of latents, those before (B, L).
+
+    They are left out if no row's episode has any, and zeros where one has none.
+    """
     result: Arrays = {}
+    latents: dict[int, np.ndarray] = {}
     for index, row in enumerate(rows):
         begin = 0
         for span, arrays in row:
@@ -225,13 +236,19 @@ def stack(
             if not result:
                 shape = len(rows), length
                 for key, value in arrays.items():
-                    result[key] = np.empty((*shape, *value.shape[1:]), value.dtype)
+                    if key != LATENT:
+                        result[key] = np.empty((*shape, *value.shape[1:]), value.dtype)
                 firsts = result["is_first"] = np.zeros(shape, bool)
+            if begin == 0 and LATENT in arrays:
+                latents[index] = arrays[LATENT][span.start]
             end = begin + span.length
             for key, target in result.items():
                 target[index, begin:end] = arrays[key][span.start :][: span.length]
             firsts[index, begin:end] = np.arange(span.length) < span.first
             begin = end
+    if latents:
+        none = np.zeros_like(next(iter(latents.values())))
+        result[LATENT] = np.stack([latents.get(i, none) for i in range(len(rows))])
     return result
 
 

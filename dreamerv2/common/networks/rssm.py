@@ -110,6 +110,33 @@ class EnsembleRSSM(nn.Module):
         names = ("logit",) if self._discrete else ("mean", "std")
         return {**state, **{name: torch.zeros_like(zeros) for name in names}}
 
+    def pack(self, state: State) -> Tensor:
+        """Return what is needed to go on from a state (B, ...) as bytes (B, L).
+
+        In float16: of classes the index, from 1 on, since no class is zeros.
+        """
+        stoch = state["stoch"]
+        if self._discrete:
+            stoch = (stoch.argmax(-1) + 1) * stoch.any(-1)  # (B, S)
+        return torch.cat([stoch, state["deter"]], -1).half().view(torch.uint8)
+
+    def unpack(self, packed: Tensor, other: State) -> State:
+        """Turn what `pack` returned (B, L) into states; `other` where that is zeros.
+
+        They have the statistics of `other`: no step is made from these.
+        """
+        numbers = packed.view(torch.float16).to(other["deter"].dtype)  # (B, S + D)
+        kept = numbers.any(-1)
+        stoch, deter = numbers.split([self._stoch, self._deter], -1)
+        if self._discrete:
+            classes = torch.arange(1, self._discrete + 1, device=stoch.device)
+            stoch = (stoch[..., None] == classes).to(deter.dtype)  # (B, S, C)
+        new = {"stoch": stoch, "deter": deter}
+        return {
+            k: torch.where(kept.view(-1, *[1] * (v.ndim - 1)), new.get(k, v), v)
+            for k, v in other.items()
+        }
+
     def get_feat(self, state: State) -> Tensor:
         """Return what heads, actor and critic see, [stoch, deter] (..., F)."""
         return torch.cat([self._join_classes(state["stoch"]), state["deter"]], -1)

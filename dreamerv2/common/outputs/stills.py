@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,15 +22,19 @@ def save_stills(
     videos: Mapping[str, np.ndarray],
     vectors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     count: int,
+    series: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None,
 ) -> list[Path]:
     """Write `NAME_STEP.png` for each video and vector, or UsageError; return the paths.
 
     videos: of Agent.report, (T, 3*H, count*W, C) in [0, 1].
     vectors: of Agent.report_vectors, truth and model (count, T, D).
+    series: of SinceReset, if there was an evaluation: one plot more.
     """
     images = {name: video_still(video, count) for name, video in videos.items()}
     for key, (truth, model) in vectors.items():
         images[f"openl_{key}"] = vector_plot(key, truth, model)
+    if series and series[1]:
+        images["since_reset"] = series_plot(*series)
     paths = []
     for name, image in images.items():
         path = Path(folder) / f"{name}_{frames:010d}.png"
@@ -93,15 +98,9 @@ def vector_plot(
     """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8: a row for each of
     the first dimensions, a column for the first three sequences; dotted, where the
     dream begins."""
-    # Slow to import, and needed at evaluations only.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     size = truth.shape[-1]
     rows, columns = min(size, dimensions), min(len(truth), 3)
-    figure = Figure((2.6 * columns + 0.6, 1.1 * rows + 0.9), dpi=80)
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    figure, axes = _figure(rows, columns)
     start = min(OBSERVED, truth.shape[1] - 1) - 0.5
     for row in range(rows):
         axes[row, 0].set_ylabel(f"[{row}]", fontsize=8)
@@ -110,13 +109,43 @@ def vector_plot(
             axis.plot(truth[column, :, row], color="#333333", lw=1.2, label="truth")
             axis.plot(model[column, :, row], color=_DREAMT, lw=1.2, label="model")
             axis.axvline(start, color="#999999", lw=0.8, ls=":")
-            axis.tick_params(labelsize=7)
     for column in range(columns):
         axes[-1, column].set_xlabel("step", fontsize=8)
     shown = f", the first {rows} of {size} dimensions" if rows < size else ""
     title = f"{key}{shown}: truth, and the model that dreams from the line on"
-    figure.suptitle(title, fontsize=9)
     axes[0, 0].legend(fontsize=7, loc="best", framealpha=0.5)
+    return _drawn(figure, title)
+
+
+def series_plot(steps: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What was measured at steps since a reset, (N,) each -> (h, w, 3) uint8."""
+    figure, axes = _figure(len(values), 1, width=5)
+    edges = np.unique(np.geomspace(1, steps.max() + 1, 12).astype(int))
+    bins = np.digitize(steps, edges)
+    for axis, (name, value) in zip(axes[:, 0], values.items(), strict=True):
+        axis.set_ylabel(name, fontsize=8)
+        axis.plot(steps, value, ".", color=_SEEN, ms=2)
+        means = [(x[bins == b].mean() for x in (steps, value)) for b in np.unique(bins)]
+        axis.plot(*zip(*means, strict=True), color=_DREAMT)
+    axes[-1, 0].set_xlabel("steps since the reset", fontsize=8)
+    return _drawn(figure, "How far off the model is: single steps, and their means")
+
+
+def _figure(rows: int, columns: int, width: float = 2.6) -> tuple[Any, Any]:
+    # Slow to import, and needed at evaluations only.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width * columns + 0.6, 1.1 * rows + 0.9), dpi=80)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, sharex=True, sharey="row", squeeze=False)
+    for axis in axes.flat:
+        axis.tick_params(labelsize=7)
+    return figure, axes
+
+
+def _drawn(figure: Any, title: str) -> np.ndarray:
+    figure.suptitle(title, fontsize=9)
     figure.tight_layout()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
