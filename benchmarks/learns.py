@@ -216,7 +216,9 @@ def run(
     command += ["--task", name, *task.flags, "--seed", str(seed)]
     command += ["--steps", str(task.steps)] if task.steps else []
     folder.mkdir(parents=True, exist_ok=True)
-    env = dict(os.environ)
+    here = str(Path(__file__).resolve().parent)  # Of divided_rewards.py.
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path}
     if args.jobs > 1:  # Threads that wait for each other's core are slower than one.
         env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
     start = time.time()
@@ -258,6 +260,7 @@ def reached(folder: Path, task: Task, goal: Goal) -> tuple[int, float]:
     if task.steps:
         found = curve(folder, "train_return")
         value = np.mean([value for _, value in found[-10:] or [NOTHING]])
+        value *= task.divisor
         return (found or [NOTHING])[-1][0], float(value)
     found = curve(folder, "eval_return")
     good = [point for point in found if point[1] >= goal.value]

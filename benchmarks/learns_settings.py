@@ -14,15 +14,17 @@ class Task:
       steps: 0 ends a run at the first evaluation that passes. Otherwise it takes so
         many environment steps, and what passes is the mean return of its last ten
         training episodes, if it is no less than the reference's at the same step.
+      divisor: of the rewards, where the task of the flags divides them.
     """
 
     flags: tuple[str, ...]
     goal: float | None = None
     steps: int = 0
+    divisor: float = 1
 
 
-def _task(*flags: str, goal: float | None = None, steps: int = 0) -> Task:
-    return Task(tuple(" ".join(flags).split()), goal, steps)
+def _task(*flags: str, **how: float) -> Task:
+    return Task(tuple(" ".join(flags).split()), **how)
 
 
 def _networks(units: int) -> str:
@@ -114,9 +116,8 @@ EMPTY = """
 --loss_scales.reward 10 --loss_scales.discount 5
 """
 
-# The settings of scores/reference_small_tasks.csv. There the environments' rewards
-# were divided for training; here they are divided in dreams, and the loss of the reward
-# head by the square, so that all gradients but those of its last layer are the same.
+# The settings of scores/reference_small_tasks.csv. As there, the environments' rewards
+# are divided.
 REFERENCE = f"""
 {_networks(128)} {_vectors(128)}
 --logger none --eval_eps 1 --eval_every 10000 --log_every 2000
@@ -125,13 +126,13 @@ REFERENCE = f"""
 --discount 0.99 --slow_target_update 100
 --model_opt.lr 6e-4 --actor_opt.lr 1e-4 --critic_opt.lr 3e-4
 """
-REFERENCE_CARTPOLE = f"""
---reward_norm.scale {1 / 10} --loss_scales.reward {1 / 10**2}
+REFERENCE_CARTPOLE = """
+--task gym_divided_rewards:CartPole10-v1
 --actor_ent 1e-2 --kl.free 0 --replay.minlen 5
 """
-REFERENCE_PENDULUM = f"""
+REFERENCE_PENDULUM = """
 --pred_discount False --grad_heads decoder reward
---reward_norm.scale {1 / 8} --loss_scales.reward {1 / 8**2}
+--task gym_divided_rewards:Pendulum8-v1
 --actor_ent 3e-3 --kl.free 1 --replay.minlen 32
 """
 
@@ -143,7 +144,9 @@ SUITES = {
         "minigrid_Empty-5x5": _task(GYM, EMPTY, goal=0.9),
     },
     "reference": {
-        "gym_CartPole-v1": _task(REFERENCE, REFERENCE_CARTPOLE, steps=20000),
-        "gym_Pendulum-v1": _task(REFERENCE, REFERENCE_PENDULUM, steps=16000),
+        "gym_CartPole-v1": _task(
+            REFERENCE, REFERENCE_CARTPOLE, steps=20000, divisor=10
+        ),
+        "gym_Pendulum-v1": _task(REFERENCE, REFERENCE_PENDULUM, steps=16000, divisor=8),
     },
 }

@@ -116,7 +116,7 @@ def test_a_run_at_the_reference_s_settings_that_is_cut_short_does_not_pass(
 ):
     folder = tmp_path / "gym_Pendulum-v1" / "1"
     folder.mkdir(parents=True)
-    lines = [json.dumps({"step": 200 * i, "train_return": -1.0}) for i in range(20)]
+    lines = [json.dumps({"step": 200 * i, "train_return": -1 / 8}) for i in range(20)]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
     code, output = learns(
         *("--suite", "reference", "--tasks", "gym_Pendulum-v1", "--seeds", 1),

@@ -92,7 +92,7 @@ def test_a_run_leaves_stills_at_each_evaluation(tmp_path):
     more = ["--log_histograms", "True", "--logger", "none"]
     ok(train_here("--configs", "debug", *TINY, *flags, *more, "--logdir", tmp_path))
     names = {path.name.rpartition("_")[0] for path in (tmp_path / "report").iterdir()}
-    assert names == {"openl_image", "openl_position", "openl_target"}
+    assert names == {"openl_image", "openl_position", "openl_target", "since_reset"}
     steps = {path.stem.rpartition("_")[2] for path in (tmp_path / "report").iterdir()}
     assert len(steps) == 2  # At the start and at the end.
     assert not list(tmp_path.glob("events*"))

@@ -13,7 +13,12 @@ from dreamerv2.common.errors import UsageError
 from dreamerv2.common.plots import scores
 
 ROOT = Path(__file__).parents[2]
-FILES = ["baselines.csv", "dreamerv2.csv", "reference_small_tasks.csv"]
+FILES = [
+    "baselines.csv",
+    "dreamerv2.csv",
+    "reference_cartpole_runs.csv",
+    "reference_small_tasks.csv",
+]
 
 
 @pytest.mark.parametrize("name", FILES)

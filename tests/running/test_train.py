@@ -33,6 +33,7 @@ TRAINED = """
     critic_loss critic_grad_norm critic_slow critic_target reward_mean reward_std
     reward_normed_mean reward_normed_std fps
 """.split()
+FOLLOWED = ["kl", "image_loss"]
 COUNTED = "total_steps total_episodes loaded_steps loaded_episodes".split()
 
 
@@ -98,6 +99,8 @@ def test_metrics_have_the_names_of_the_reference_and_steps_in_frames(pong):
     for mode in ("train", "eval"):
         line = next(line for line in lines if f"{mode}_return" in line)
         names = ["return", "length", *COUNTED]
+        if mode == "eval":
+            names += [f"{x}_{y}" for x in FOLLOWED for y in ("early", "late")]
         assert set(line) == {"step", *(f"{mode}_{name}" for name in names)}
         assert line[f"{mode}_length"] == 100
     last = [line for line in lines if "train_return" in line][-1]
