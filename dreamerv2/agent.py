@@ -251,17 +251,16 @@ class Agent(torchutils.Module):
         """
         latent, action = state
         data = {k: v[:, None] for k, v in self.to_device(_unlogged(obs)).items()}
-        data["action"] = action[:, None]
-        with self.precision.context():
-            noise = scoped(self.eval_noise, "follow")
-            outs = self.wm.loss(data, latent, noise)[2]
-        decoder = self.wm.decoder
-        found = {
-            f"{key}_loss": -outs["log_prob"][key]
-            for key in (*decoder.cnn_keys, *decoder.mlp_keys)
-        }
-        found["kl"] = outs["kl"]
-        return {key: x[:, 0].float().cpu().numpy() for key, x in found.items()}
+        noise, wm = scoped(self.eval_noise, "follow"), self.wm
+        with self.precision.context():  # Not by wm.loss, which asks the other ranks.
+            data = wm.preprocess(data)
+            args = action[:, None], data["is_first"], noise, latent
+            post, prior = wm.rssm.observe(wm.encoder(data), *args)
+            kl = wm.rssm.get_dist(post).kl(wm.rssm.get_dist(prior))  # (N, 1)
+            found = wm.decoder(wm.rssm.get_feat(post)).items()
+            losses = {f"{k}_loss": -dist.log_prob(data[k]) for k, dist in found}
+        losses["kl"] = kl
+        return {key: x[:, 0].float().cpu().numpy() for key, x in losses.items()}
 
     def to_tensors(self, data: Data) -> dict[str, Tensor]:
         """Turn arrays into tensors on the host, pinned where that speeds up the copy to
