@@ -154,13 +154,11 @@ class Replay:
 
         unfinished: the environments go on where `state` was taken, in the middle of
           their episodes. Then so do the unfinished episodes, and those on disk that
-          were finished later are held back: each until an episode with the same
-          contents is finished, or any other one is. Batches are then bit-identical to
-          those of a run that was never stopped, if the steps that are added are, and if
-          no episode was dropped or removed while it was drawn from.
-
-        Otherwise unfinished episodes are given up, and all episodes on disk are drawn
-        from. Says so if some that `state` knew are not there any more.
+          were finished later are held back until an episode with the same contents is
+          finished, or any other one. Batches are then bit-identical to those of a run
+          that was never stopped, if no episode was dropped or removed while it was
+          drawn from.
+        Otherwise unfinished episodes are given up, and all on disk are drawn from.
         """
         with self._lock:
             self._unfinished.clear()

@@ -64,8 +64,7 @@ def difference(found: Signature, wanted: Signature) -> str:
 
 
 class Episode:
-    """One episode, in memory or in its file, of which `name` is the name, once
-    finished.
+    """One episode, in memory or in its file, whose `name` it has once finished.
 
     arrays: (N, ...) per key, of which the first `total` rows are the transitions. Those
     are never written again, and growing makes new arrays: who holds `arrays` and a

@@ -86,10 +86,8 @@ def read_arrays(
     """Read what np.load reads, check every byte, and execute nothing.
 
     buffer: the file's bytes, in memory or mapped. The arrays are read-only views of
-      them where no compression and no other type is in the way.
-    convert: makes the replay's type of any other.
-
-    Raises any kind of exception if the file is damaged.
+    them where no compression and no other type is in the way, which `convert` makes the
+    replay's. Raises any kind of exception if the file is damaged.
     """
     arrays, fields = {}, {}
     with zipfile.ZipFile(file) as archive:
@@ -131,15 +129,13 @@ def view_arrays(buffer: Any, fields: dict[str, Field]) -> Arrays:
 
 
 class Reader:
-    """Arrays of episodes that stay in their files, the latest ones kept open;
-    thread-safe.
+    """Arrays of episodes that stay in their files, the latest ones open; thread-safe.
 
-    open_episode: makes an episode's arrays; raises EpisodeLostError.
-    files, size: at most so many are open, and bytes of them mapped, which bounds the
-      memory whatever the replay holds; to open one takes about 50 microseconds.
-
-    The system ends the process if somebody shortens a mapped file where it is; this
-    program only ever replaces or removes whole ones.
+    open_episode makes an episode's arrays, or raises EpisodeLostError. At most so many
+    files are open, and bytes of them mapped, which bounds the memory whatever the
+    replay holds; to open one takes about 50 microseconds. The system ends the process
+    if somebody shortens a mapped file; this program only replaces or removes whole
+    ones.
     """
 
     def __init__(

@@ -63,15 +63,14 @@ class Dataset:
     Each row is a stream of its own: sequences one after another, of which the rest goes
     on in the same row of the next batch. With rows="stream" all are cut from one stream
     instead, so that the rest goes on in the next row. `is_first` is True where a
-    sequence begins and False elsewhere.
+    sequence begins.
 
     When a batch is handed out (without `ahead`, when it is asked for), the next one is
     planned in the caller's thread: all that is random or looks at the replay. A
     background thread copies the arrays and applies `transform`. So batches depend on
     the seed and on what the replay held when they were planned, never on the timing of
-    threads. An error in the background is raised where its batch is asked for; but an
-    episode whose file turns out to be lost is forgotten, and the rows that it was in
-    start afresh.
+    threads. Its errors are raised where the batch is asked for; but an episode whose
+    file is lost is forgotten, and the rows that it was in start afresh.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from dreamerv2.common.errors import UsageError
 
 
 class Store:
-    """Finished episodes of at least minlen steps, in order of time; arguments as of
+    """Finished episodes of at least minlen steps, in order of time; arguments of
     `Replay`.
 
     `recent` are the episodes to draw from; the totals count what is on disk, too, but

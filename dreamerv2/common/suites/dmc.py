@@ -18,11 +18,9 @@ class DMC:
     `name` is DOMAIN_TASK (`cup` means `ball_in_cup`), manip_TASK as in
     manip_reach_site, or locom_TASK as in locom_rodent_maze_forage. Actions are in the
     task's own bounds, held for `action_repeat` steps, whose rewards are summed.
-
     Observations: the task's own, without those of shape (0,): numbers as vectors (n,)
     float32, a camera's picture as (H, W, 3) uint8; with `image` also `image` (*size, 3)
-    uint8, rendered off screen by `camera` (-1 for the task's usual one), for which
-    MUJOCO_GL chooses egl, osmesa or glfw: see mujoco_gl.
+    uint8, by `camera` (-1 for the task's usual one).
     """
 
     CAMERAS = {

@@ -14,8 +14,7 @@ Arrange = Callable[[np.ndarray], np.ndarray]
 
 
 def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] | None:
-    """Return an image's shape (H, W, C) and what brings its values there; None for
-    others.
+    """Return an image's shape (H, W, C) and what brings its values there, or None.
 
     Boxes of three dimensions are images, (H, W, C) or (C, H, W), those of four stacks
     of them, whose channels are joined. A box of two is one of gray if its bounds are

@@ -24,11 +24,9 @@ class FlatObservation:
     robot_joints or view_0. A discrete value becomes a one-hot vector, a multi-discrete
     one the one-hot vectors of its parts in a row, a multi-binary one a vector. Boxes
     become images (see `image_layout`) or vectors. Floats become float32, integers but
-    uint8 int32, so that the values stay. What is none of these, as text, is left out.
-    `spaces` maps each name to its box.
-
-    UsageError where nothing is left, and, when called, for other keys, shapes and types
-    than the space says, and numbers that would have to change.
+    uint8 int32, so that the values stay. What is none of these is left out. `spaces`
+    maps each name to its box. UsageError where nothing is left, and, when called, for
+    what the space does not say, and numbers that would have to change.
     """
 
     def __init__(self, space: Any):

@@ -35,12 +35,10 @@ class Async:
     that many environments can work at the same time. What fails there is raised here,
     as RuntimeError with the worker's traceback and the environment's `name`; a
     UsageError stays one. No answer within `timeout` seconds (None: for ever) is a
-    TimeoutError; the construction has 120 at least.
-
-    A process is a fresh interpreter (torch's threads do not survive a fork) that loads
-    neither the main script nor torch, unless the `constructor`, pickled with
-    cloudpickle, asks for them. When this process dies, however it does, the worker
-    ends.
+    TimeoutError; the construction has 120 at least. A process is a fresh interpreter
+    (torch's threads do not survive a fork) that loads neither the main script nor
+    torch, unless the `constructor`, pickled with cloudpickle, asks for them. When this
+    process dies, the worker ends.
     """
 
     def __init__(
