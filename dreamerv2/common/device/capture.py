@@ -23,7 +23,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from dreamerv2.common.errors import summary
 from dreamerv2.common.networks.noise import Noise
 
 WARMUP = 3  # Calls that run as they are, before the one that captures.
@@ -295,7 +294,8 @@ def _signature(tree: Tree) -> Hashable:
 
 
 def cause(error: BaseException) -> str:
-    """Return a summary of the first error, which led to those after it."""
+    """Return the first line of the first error, which led to those after it."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    return summary(error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else repr(error)
