@@ -370,9 +370,9 @@ def test_a_whole_run_by_graphs_logs_and_saves_what_one_without_does(
             agents = []
 
             class Noted(dreamerv2.agent.Agent):
-                def __init__(self, *args, agents=agents):
+                def __init__(self, *args, agents=agents, **more):
                     agents.append(self)
-                    super().__init__(*args)
+                    super().__init__(*args, **more)
 
             def emulated(device, jit, agents=agents):
                 made.append(Emulated(lambda: live_state(agents[0])))
