@@ -82,8 +82,10 @@ endif
 play: setup
 	@exec $(PY) dreamerv2/play.py $(value ARGS)
 
+# A process for each core, of one thread: what most tests start is small.
 test: lint
-	@exec $(PY) -m pytest $(value ARGS)
+	@OMP_NUM_THREADS=1 exec $(PY) -m pytest --numprocesses auto --maxprocesses 8 \
+	  --dist loadfile $(value ARGS)
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -243,7 +243,7 @@ class Reader:
         for call in calls.read_text().split("\2")[:-1]:
             words = call.split("\1")[:-1]
             if words[:2] == ["-m", "pytest"]:
-                few = ["--collect-only", "-q", ROOT / "tests" / "replay"]
+                few = ["-n", 0, "--collect-only", "-q", ROOT / "tests" / "replay"]
                 self._process([sys.executable, *words, *few])
             elif words[:2] != ["-m", "ruff"]:  # `make test` has just run it.
                 self._script(words, alone=False)

@@ -205,7 +205,8 @@ def test_make_setup_installs_once_and_again_only_after_a_change(workplace, pins)
     assert make(workplace, "test")[2] == [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
-        ["-m", "pytest"],
+        ["-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8"]
+        + ["--dist", "loadfile"],
     ]
     os.utime(workplace / "requirements.txt", (2**32, 2**32))
     assert len(make(workplace, "setup")[2]) == 3
