@@ -3,6 +3,7 @@
 # make play    step inside a dream; ARGS="--flag value ..." goes to play.py
 # make test    every check; ARGS="-k name ..." goes to pytest
 # make lint    style alone
+# make gpu     try and measure all that needs a GPU; ARGS="..." goes to benchmarks/gpu.py
 # make docs    the site, into site/; broken links fail (Python 3.11 or later)
 # make test-lowest   the tests with the oldest versions that pyproject.toml allows
 # make clean   remove what tools left here, but never .venv or a run
@@ -19,7 +20,7 @@ CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3.12 python3.11 python3.10 python
 WORKS := import sys, venv, ensurepip; \
 	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 
-.PHONY: help setup train play test lint docs test-lowest clean
+.PHONY: help setup train play test lint gpu docs test-lowest clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -90,6 +91,9 @@ test: lint
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+
+gpu: setup
+	@exec $(PY) benchmarks/gpu.py $(value ARGS)
 
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build

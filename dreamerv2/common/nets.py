@@ -16,6 +16,7 @@ from dreamerv2.common.networks.conv import Shapes
 from dreamerv2.common.networks.layers import DistLayer, NormLayer, get_act
 from dreamerv2.common.networks.layers import GRUCell as GRUCell
 from dreamerv2.common.networks.onehot import Ones
+from dreamerv2.common.networks.products import Linear, linear
 from dreamerv2.common.networks.rssm import EnsembleRSSM as EnsembleRSSM
 from dreamerv2.common.torchutils import at_least_float32, compiled
 
@@ -39,7 +40,7 @@ class _DenseStack(nn.Module):
         """Add the layers; return the size of the last."""
         self._dense_layers = len(sizes)
         for i, size in enumerate(sizes):
-            self.add_module(f"dense{i}", nn.Linear(inputs, size))
+            self.add_module(f"dense{i}", Linear(inputs, size))
             self.add_module(f"{self.norm_name}{i}", NormLayer(norm, size))
             inputs = size
         return inputs
@@ -58,7 +59,7 @@ class _DenseStack(nn.Module):
             weight, rest = self.dense0.weight.tensor_split([ones.width], -1)
             bias = ones.product(latents, weight) + self.dense0.bias  # (N, units)
             pairs = zip(bias.split(rows), others.split(rows), strict=True)
-            parts = [self._layers(torch.addmm(b, part, rest.t())) for b, part in pairs]
+            parts = [self._layers(linear(part, rest).add_(b)) for b, part in pairs]
         x = torch.cat(parts) if len(parts) > 1 else parts[0]  # (N, units)
         return x.reshape(*batch, -1)
 
@@ -208,7 +209,7 @@ class Decoder(_DenseStack):
                 f"{conv.kernel_flags(height, width)}."
             )
         before = 32 * depth
-        self.convin = nn.Linear(inputs, before)
+        self.convin = Linear(inputs, before)
         for i, kernel in enumerate(kernels):
             last = i == len(kernels) - 1
             size = channels if last else depth * 2 ** (len(kernels) - i - 2)

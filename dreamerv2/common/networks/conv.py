@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common.errors import UsageError
+from dreamerv2.common.networks.products import linear
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -50,7 +51,7 @@ def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
     )  # (N, H', W', C, ...)
     patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(len(x), height, width, -1)
     matrix = layer.weight.permute(0, 2, 3, 1).flatten(1)  # (C', k*k*C)
-    return to_nchw(F.linear(patches, matrix, layer.bias))
+    return to_nchw(linear(patches, matrix, layer.bias))
 
 
 def transposed_conv_of_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def transposed_conv_of_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     channels, outputs, height, width = layer.weight.shape
     matrix = layer.weight.permute(2, 3, 1, 0).reshape(-1, channels)  # (k*k*C', C)
     bias = layer.bias.repeat(height * width)
-    return to_nchw(F.linear(x, matrix, bias).reshape(-1, height, width, outputs))
+    return to_nchw(linear(x, matrix, bias).reshape(-1, height, width, outputs))
 
 
 def transposed_conv(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreamerv2.common.networks.products import product
+
 
 class DeferredLinear:
     """The linear map of every step of a recurrence, y[t] = x[t] @ weight.T + bias[t].
@@ -46,5 +48,5 @@ class _Tap(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return grad, None, None
         inputs = torch.stack(ctx.inputs).to(grad.dtype)  # (T, B, I)
-        product = grad.flatten(0, 1).t() @ inputs.flatten(0, 1)
-        return grad, product.to(ctx.dtype), None
+        found = product(grad.flatten(0, 1).t(), inputs.flatten(0, 1).t())
+        return grad, found.to(ctx.dtype), None

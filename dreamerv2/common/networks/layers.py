@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common import dists
+from dreamerv2.common.networks.products import Linear
 from dreamerv2.common.torchutils import LOW_PRECISION, at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -102,7 +103,7 @@ class GRUCell(nn.Module):
 
     def __init__(self, inputs: int, size: int):
         super().__init__()
-        self.linear = nn.Linear(inputs + size, 3 * size)
+        self.linear = Linear(inputs + size, 3 * size)
         self.norm = LayerNorm(3 * size)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
@@ -136,9 +137,9 @@ class DistLayer(nn.Module):
         self._dist = dist
         self._min_std = min_std
         size = int(torch.Size(self._shape).numel())
-        self.out = nn.Linear(inputs, size)
+        self.out = Linear(inputs, size)
         if dist in self.WITH_STD:
-            self.std = nn.Linear(inputs, size)
+            self.std = Linear(inputs, size)
 
     def forward(self, x: Tensor) -> dists.Dist:
         """Features (..., inputs) -> distribution with batch shape (...)."""

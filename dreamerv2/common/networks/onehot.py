@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dreamerv2.common.networks.products import product
+
 FEWEST = 16  # States that make up for a copy of the weights, as rows.
 
 
@@ -65,7 +67,7 @@ class _SumOfRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Give a column's weights the gradients of all states in which it is one."""
         weight, columns = ctx.saved_tensors
-        by_latents = grad @ weight if ctx.needs_input_grad[0] else None
+        by_latents = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
         by_weight = None
         if ctx.needs_input_grad[1]:
             ordered, places = columns.flatten().sort()

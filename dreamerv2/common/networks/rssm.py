@@ -24,10 +24,11 @@ from dreamerv2.common.networks.deferred import DeferredLinear
 from dreamerv2.common.networks.layers import GRUCell, NormLayer, get_act
 from dreamerv2.common.networks.noise import NoiseFn
 from dreamerv2.common.networks.onehot import Ones, find_ones
+from dreamerv2.common.networks.products import Linear, linear
 from dreamerv2.common.torchutils import at_least_float32, compiled
 
 State = dict[str, Tensor]
-Linear = Callable[[Tensor], Tensor]
+LinearMap = Callable[[Tensor], Tensor]
 
 STD_ACTS = {
     "softplus": F.softplus,
@@ -81,16 +82,16 @@ class EnsembleRSSM(nn.Module):
         self.stoch_size = stoch * (self._discrete or 1)
         self.feat_size = self.stoch_size + deter
         stats = stoch * (self._discrete or 2)
-        self.img_in = nn.Linear(self.stoch_size + action_size, hidden)
+        self.img_in = Linear(self.stoch_size + action_size, hidden)
         self.img_in_norm = NormLayer(norm, hidden)
         self.gru = GRUCell(hidden, deter)
         for k in range(ensemble):
-            self.add_module(f"img_out_{k}", nn.Linear(deter, hidden))
+            self.add_module(f"img_out_{k}", Linear(deter, hidden))
             self.add_module(f"img_out_norm_{k}", NormLayer(norm, hidden))
-            self.add_module(f"img_dist_{k}", nn.Linear(hidden, stats))
-        self.obs_out = nn.Linear(deter + embed_size, hidden)
+            self.add_module(f"img_dist_{k}", Linear(hidden, stats))
+        self.obs_out = Linear(deter + embed_size, hidden)
         self.obs_out_norm = NormLayer(norm, hidden)
-        self.obs_dist = nn.Linear(hidden, stats)
+        self.obs_dist = Linear(hidden, stats)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -230,7 +231,7 @@ class EnsembleRSSM(nn.Module):
         """
         stoch = self._join_classes(state["stoch"])
         weight = self.img_in.weight[:, : self.stoch_size]
-        product = F.linear if ones is None else ones.product
+        product = linear if ones is None else ones.product
         x = product(stoch, weight) + self._action_in(action)  # (..., U)
         return self._dream(x, state["deter"], noise, member)
 
@@ -298,7 +299,7 @@ class EnsembleRSSM(nn.Module):
         order: into the recurrence, of the GRU, into the posterior, of its
         statistics."""
         weight = self.obs_out.weight[:, self._deter :]
-        embed_in = F.linear(embed, weight, self.obs_out.bias).transpose(0, 1)
+        embed_in = linear(embed, weight, self.obs_out.bias).transpose(0, 1)
         action_in = self._action_in(action).transpose(0, 1)  # (T, B, U)
 
         def everywhere(layer: nn.Linear) -> Tensor:
@@ -329,7 +330,7 @@ class EnsembleRSSM(nn.Module):
         """
         inputs = []
 
-        def linear(index: int) -> Linear:
+        def linear_map(index: int) -> LinearMap:
             def apply(x: Tensor) -> Tensor:
                 inputs.append(x)
                 return torch.addmm(biases[index], x, weights[index].t())
@@ -337,9 +338,9 @@ class EnsembleRSSM(nn.Module):
             return apply
 
         stoch, deter = self._join_classes(stoch) * keep, deter * keep
-        deter = self._recur(linear(0)(stoch), deter, linear(1))
-        x = self._act(self.obs_out_norm(linear(2)(deter)))  # (B, U)
-        stats = self._stats(linear(3)(x))
+        deter = self._recur(linear_map(0)(stoch), deter, linear_map(1))
+        x = self._act(self.obs_out_norm(linear_map(2)(deter)))  # (B, U)
+        stats = self._stats(linear_map(3)(x))
         state = {"deter": deter, "stoch": self.sample(stats, noise), **stats}
         return state, tuple(inputs)
 
@@ -351,7 +352,7 @@ class EnsembleRSSM(nn.Module):
         stats = self._prior_stats(deter, member)
         return {"deter": deter, "stoch": self.sample(stats, noise), **stats}
 
-    def _recur(self, x: Tensor, deter: Tensor, gru: Linear) -> Tensor:
+    def _recur(self, x: Tensor, deter: Tensor, gru: LinearMap) -> Tensor:
         """Return the next deter, (..., D), by the given linear map of the GRU; x (...,
         U) is what img_in makes of the latents and the action."""
         x = self._act(self.img_in_norm(x))
@@ -364,7 +365,7 @@ class EnsembleRSSM(nn.Module):
     def _action_in(self, action: Tensor) -> Tensor:
         """Return the action's share of img_in, bias included, (..., U)."""
         weight = self.img_in.weight[:, self.stoch_size :]
-        return F.linear(action, weight, self.img_in.bias)
+        return linear(action, weight, self.img_in.bias)
 
     def _prior_stats(self, deter: Tensor, member: Tensor | None) -> State:
         """Return the statistics of p(deter); member, uniform draws that broadcast to
