@@ -40,15 +40,16 @@ class Run:
         here = str(Path(__file__).parent.resolve())
         env = {**os.environ, "TURNS": f"{tell},{turn}", "PYTHONPATH": here}
         python = checkout.resolve() / ".venv" / "bin" / "python"
-        self._output = Path(logdir, "output.txt").open("w")
-        self._process = subprocess.Popen(
-            [python, "dreamerv2/train.py", *flags, "--logdir", f"{logdir}/run"],
-            cwd=checkout,
-            env=env,
-            pass_fds=(tell, turn),
-            stdout=self._output,
-            stderr=self._output,
-        )
+        self._output = Path(logdir, "output.txt")
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(
+                [python, "dreamerv2/train.py", *flags, "--logdir", f"{logdir}/run"],
+                cwd=checkout,
+                env=env,
+                pass_fds=(tell, turn),
+                stdout=output,
+                stderr=output,
+            )
         os.close(tell)
         os.close(turn)
         self._told, self._give = os.fdopen(told), give
@@ -57,7 +58,7 @@ class Run:
         """Return what the window took, once it is over."""
         line = self._told.readline()
         if not line:
-            said = Path(self._output.name).read_text().strip().splitlines()
+            said = self._output.read_text().strip().splitlines()
             raise SystemExit(f"turns.py: A run ended: {(said or ['no output'])[-1]}")
         return json.loads(line)
 
@@ -69,7 +70,6 @@ class Run:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._output.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
