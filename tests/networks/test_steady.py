@@ -58,8 +58,8 @@ def progress(monkeypatch, compiled):
     seen = []
 
     class Watched(script.Trainer):
-        def __init__(self, *args):
-            super().__init__(*args)
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
             self.train.driver.on_step(self.note)
 
         def note(self, tran, worker):

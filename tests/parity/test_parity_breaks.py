@@ -56,8 +56,8 @@ def test_a_bias_corrected_adam_epsilon_fails(monkeypatch):
 def test_a_swapped_kl_balance_fails(monkeypatch):
     right = EnsembleRSSM.kl_loss
 
-    def swapped(self, post, prior, forward, balance, free, free_avg):
-        return right(self, post, prior, forward, 1 - balance, free, free_avg)
+    def swapped(self, post, prior, forward, balance, free, free_avg, **more):
+        return right(self, post, prior, forward, 1 - balance, free, free_avg, **more)
 
     monkeypatch.setattr(EnsembleRSSM, "kl_loss", swapped)
     # Where both terms are the same number, the gradients alone tell.
