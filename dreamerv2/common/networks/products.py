@@ -29,11 +29,11 @@ def _onednn() -> Any:
 
 def _suits(x: Tensor, rows: int, weight: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and min(rows, *weight.shape) >= LEAST
         and _onednn() is not None
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
 
