@@ -77,16 +77,38 @@ class OnMeta:
         return torch.empty(tuple(shape), device=META)
 
 
-@pytest.mark.parametrize("name", ["both, box", "Plan2Explore", "random"])
-def test_on_another_device_no_tensor_of_the_host_takes_part(name, monkeypatch):
-    """On the device that has no numbers, which goes the ways of a GPU."""
+@pytest.fixture
+def on_meta(monkeypatch):
+    """Agents are on the device that has no numbers, and go the ways of a GPU."""
     monkeypatch.setattr(torchutils, "resolve_device", lambda name: META)
     monkeypatch.setattr(dreamerv2.agent, "Noise", OnMeta)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+
+
+@pytest.mark.parametrize("name", ["both, box", "Plan2Explore", "random"])
+def test_on_another_device_no_tensor_of_the_host_takes_part(name, on_meta):
     changes, discrete = CONFIGS[name]
     agent = make_agent(changes, discrete)
     assert {p.device for p in agent.wm.rssm.parameters()} == {META}
     act_and_learn(agent, discrete)
+
+
+@pytest.mark.parametrize("place", ["lambda_return", "action_noise"])
+@pytest.mark.parametrize("planted", [torch.ones(()), torch.ones(1)], ids=["0d", "1d"])
+def test_a_tensor_of_the_host_is_found_in_an_update_and_in_the_policy(
+    place, planted, on_meta, monkeypatch
+):
+    """The same agent passes without it, see above."""
+    agent = make_agent(*CONFIGS["both, box"])
+    real = getattr(dreamerv2.agent, place)
+
+    def spoilt(*args, **kwargs):
+        return real(*args, **kwargs) * planted
+
+    # The first update is not watched; PyTorch, too, finds what is not 0-d.
+    monkeypatch.setattr(dreamerv2.agent, place, spoilt)
+    with pytest.raises((Forbidden, RuntimeError), match="cpu"):
+        act_and_learn(agent, False)
 
 
 @pytest.mark.parametrize(
