@@ -5,12 +5,15 @@ import json
 import os
 import random
 import runpy
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from replay_tools import add, assert_same, files_in, streams, take
 
+from dreamerv2.common.episodes import npz
 from dreamerv2.common.episodes.episode import Episode
 from dreamerv2.common.episodes.files import EpisodeFiles
 from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
@@ -378,3 +381,24 @@ def test_the_benchmark_measures_both_storages(tmp_path, capsys):
         assert row["open_seconds"] > 0 and row["batch_seconds_median"] > 0
     assert result["threads"]["lost_episodes"] == 0 and result["failed"] == []
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_headers_are_parsed_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    # Numpy parses them by ast, which in Python 3.11.7 may fail in two threads at once
+    # ("AST constructor recursion depth mismatch"): whole files would be set aside.
+    replay = filled(tmp_path, episodes=20)
+    parse, busy = np.lib.format.read_array_header_1_0, threading.Lock()
+
+    def parse_alone(file):
+        if not busy.acquire(blocking=False):
+            raise SystemError("AST constructor recursion depth mismatch")
+        try:
+            time.sleep(0.001)
+            return parse(file)
+        finally:
+            busy.release()
+
+    npz._header.cache_clear()
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", parse_alone)
+    assert filled(tmp_path, episodes=20, storage="memory").stats == replay.stats
+    assert not list(tmp_path.glob("*.damaged"))

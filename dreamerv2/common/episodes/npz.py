@@ -24,6 +24,8 @@ _LOCAL = struct.Struct("<4s22xHH")
 _DEFLATE_RATIO = 1032  # No deflated stream holds more times its own length.
 _DATE = (1980, 1, 1, 0, 0, 0)  # The same in all files: equal episodes, equal bytes.
 _STORED = (np.uint8, np.bool_, np.float32, np.int32)  # The replay's types.
+# Numpy parses headers by ast, which fails in two threads at once in Python 3.11.7.
+_PARSING = threading.Lock()
 
 
 class Field(NamedTuple):
@@ -201,11 +203,10 @@ def _member(buffer: Any, info: zipfile.ZipInfo) -> tuple[memoryview, int]:
 def _header(start: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
     """Return type, shape, order and length of the header of an .npy file."""
     file = io.BytesIO(start)
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"an array has the unknown format {version}")
+    major, minor = np.lib.format.read_magic(file)
+    if (major, minor) not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array has the unknown format {major}.{minor}")
+    with _PARSING:
+        read = getattr(np.lib.format, f"read_array_header_{major}_{minor}")
+        shape, fortran, dtype = read(file)
     return dtype, shape, fortran, file.tell()
