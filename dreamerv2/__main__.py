@@ -4,8 +4,7 @@
     dreamerv2 train --help
 
 The exit code is 0, or 2 for what the user can mend, 1 for a run that failed on its way,
-130 and 143 for one that was stopped by Ctrl-C and by SIGTERM.
-"""
+130 and 143 for one that was stopped by Ctrl-C and by SIGTERM."""
 
 import importlib
 import sys

@@ -1,8 +1,7 @@
 """The agent: a world model, and an actor and a critic that learn in its dreams.
 
 Legend of shapes: B batch, T time, H horizon, N = B*T, S latents, C classes,
-D deter, E embed, F features, A actions.
-"""
+D deter, E embed, F features, A actions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,8 +41,7 @@ class Agent(torchutils.Module):
     so change nothing in training. `carried` is the last posterior (B, ...) of the batch
     before, where the next one begins; None for zeros. `kept_latents` is {LATENT: zeros
     (L)} if transitions keep those of acting. UsageError where config and spaces do not
-    fit.
-    """
+    fit."""
 
     parts = ("wm", "task_behavior", "expl_behavior", "noise", "eval_noise")
 
@@ -112,8 +110,7 @@ class Agent(torchutils.Module):
 
         The state is what the last call returned, None at first, and forgotten where
         is_first. mode: ``train`` samples the task's actor, ``explore`` the
-        exploration's, ``eval`` takes the task's mode.
-        """
+        exploration's, ``eval`` takes the task's mode."""
         if mode not in ("train", "explore", "eval"):
             raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
         if state is None:
@@ -247,8 +244,7 @@ class Agent(torchutils.Module):
         """Return how far observations (N, ...) are from what the model makes of them.
 
         state: what `policy` returned before. {"kl", "KEY_loss" of each observation that
-        the decoder predicts: (N,)}.
-        """
+        the decoder predicts: (N,)}."""
         latent, action = state
         data = {k: v[:, None] for k, v in self.to_device(_unlogged(obs)).items()}
         noise, wm = scoped(self.eval_noise, "follow"), self.wm
@@ -386,8 +382,7 @@ class WorldModel(torchutils.Module):
 
         Returns the 0-d loss; the last posterior (B, ...), detached; the outputs
         embed (B, T, E), feat (B, T, F), post, prior, kl (B, T) and log_prob
-        {key: (B, T)}, all with gradients; and the metrics.
-        """
+        {key: (B, T)}, all with gradients; and the metrics."""
         data = self.preprocess(data)
         embed = self.encoder(data)  # (B, T, E)
         post, prior = self.rssm.observe(
@@ -435,8 +430,7 @@ class WorldModel(torchutils.Module):
         States and is_terminal are (B, T, ...), flattened to N = B*T. noise draws
         ``imagine_action`` and ``imagine_state``, (H, N, ..). Returns feat (H+1, N, F),
         action (H+1, N, A), discount, weight (H+1, N), the H policies, with gradients in
-        the actor alone, and the latents' ones (onehot.py).
-        """
+        the actor alone, and the latents' ones (onehot.py)."""
         state = {k: v.detach().flatten(0, 1) for k, v in start.items()}  # (N, ...)
         feat = self.rssm.get_feat(state)  # (N, F)
         count = len(feat)
@@ -517,8 +511,7 @@ class WorldModel(torchutils.Module):
         """Return what the key was, and what the model makes of it.
 
         The model sees ``observed`` steps of ``count`` sequences, and dreams the others
-        from the actions alone. Truth and model are (count, T, ...), preprocessed.
-        """
+        from the actions alone. Truth and model are (count, T, ...), preprocessed."""
         data = {k: v[:count] for k, v in self.preprocess(data).items()}
         observed = min(observed, data["action"].shape[1] - 1)
         before = {k: v[:, :observed] for k, v in data.items()}
@@ -579,8 +572,7 @@ class ActorCritic(torchutils.Module):
 
         It begins at ``start`` (B, T, ...), and reward_fn maps it to rewards (H+1, N).
         It holds what WorldModel.imagine returns, and ``reward`` (H+1, N), normed;
-        ``value`` (H+1, N), the slow critic's; ``target`` (H, N).
-        """
+        ``value`` (H+1, N), the slow critic's; ``target`` (H, N)."""
         # Reinforce needs no gradients of the dream, so none are recorded.
         through = self.config.actor_grad != "reinforce"
         with torch.set_grad_enabled(through):
@@ -611,12 +603,9 @@ class ActorCritic(torchutils.Module):
     def _target(self, seq: Dream) -> Tensor:
         """Return the lambda-returns of the first H states, (H, N).
 
-        feat       f0    f1   ...  fH-1    fH
-        reward     r0    r1   ...  rH-1
-        discount   d0    d1   ...  dH-1
-        value      v0    v1   ...  vH-1    vH = bootstrap
-        target     R0    R1   ...  RH-1
-        """
+        feat       f0    f1   ...  fH-1    fH reward     r0    r1   ...  rH-1 discount
+        d0    d1   ...  dH-1 value      v0    v1   ...  vH-1    vH = bootstrap target
+        R0    R1   ...  RH-1"""
         return lambda_return(
             seq["reward"][:-1],
             seq["value"][:-1],
@@ -686,8 +675,7 @@ class ActorCritic(torchutils.Module):
         """Move the slow critic, without asking the device.
 
         A full copy after update 0, then every slow_target_update updates a mix:
-        slow = fraction * critic + (1 - fraction) * slow.
-        """
+        slow = fraction * critic + (1 - fraction) * slow."""
         if self.config.slow_target:
             due = self.updates % self.config.slow_target_update == 0
             fraction = torch.where(

@@ -8,8 +8,7 @@
 
     dv2.train(lambda: gymnasium.make("CartPole-v1"), config)
 
-The same script again goes on where the run was stopped.
-"""
+The same script again goes on where the run was stopped."""
 
 import functools
 import sys
@@ -138,8 +137,7 @@ def load(source: str | Path, env: Any = None, **changes: Any) -> "Player":
       folder of an exported one, or hf://ORG/NAME.
     env: the environment to act in, of any kind that `train` takes; by default the one
       of the agent's task, as it was for evaluation.
-    changes: to the agent's config, such as device="cpu".
-    """
+    changes: to the agent's config, such as device="cpu"."""
     trained = open_agent(source)
     config = checked(trained.config.update({"jit": False, **changes}))
     seed = derive_seed(config.seed, "play_env", bits=32)
@@ -186,8 +184,7 @@ class Player(AbstractContextManager):
 
         What came before is remembered, until an observation with is_first. The `mode`
         is `eval` for the most likely action, or `train` for a sampled one. UsageError
-        for an observation in another form than that of `env`.
-        """
+        for an observation in another form than that of `env`."""
         spaces = self.env.obs_space
         if not _fits(obs, spaces):
             raise UsageError(

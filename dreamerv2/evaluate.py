@@ -5,8 +5,7 @@
 prints mean, standard deviation, quartiles, lowest and highest return of whole episodes,
 on the human-normalised scale where that is known. --logdir takes a run's folder, an
 agent that comes along (freeway), the folder of an exported one, or hf://ORG/REPO. The
-same command gives the same numbers again.
-"""
+same command gives the same numbers again."""
 
 import argparse
 import functools
@@ -85,8 +84,7 @@ def evaluate(
     """Play whole episodes; return returns and lengths. `videos` gets the images.
 
     Each environment plays the same number of episodes, up to one, so that short ones
-    count for no more than long ones.
-    """
+    count for no more than long ones."""
     config = trained.config.update(
         {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}
     )

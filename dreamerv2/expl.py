@@ -4,8 +4,7 @@ Each behaviour has ``act(feat, noise)``, the action in features (N, F), and
 ``train(start, outs, data, noise, step)``, which returns metrics, before whose names the
 agent puts ``expl_``.
 
-Shapes: B batch, T time, H horizon, N = B*T, K heads, F features, A actions.
-"""
+Shapes: B batch, T time, H horizon, N = B*T, K heads, F features, A actions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -115,8 +114,7 @@ class Seeker(torchutils.Module, ABC):
 
         start, outs, data: posteriors (B, T, ...), the outputs of WorldModel.loss, the
         batch. Returns metrics: ``expl_loss``, ``expl_grad_norm`` of the predictors,
-        those of `reward`, and those of the actor-critic.
-        """
+        those of `reward`, and those of the actor-critic."""
         with self._precision.context():
             loss = self.predictor_loss(start, outs, data)
         metrics = self.opt(loss)
@@ -151,8 +149,7 @@ class Plan2Explore(Seeker):
     expl_intr_scale; plus, with expl_extr_scale, the normed reward of the task.
 
     With disag_mask_seams, pairs whose target lies in another episode than their
-    input are left out of the loss; the reference keeps them.
-    """
+    input are left out of the loss; the reference keeps them."""
 
     parts = ("heads", "opt", "ac", "intr_rewnorm", "extr_rewnorm")
 
@@ -234,8 +231,7 @@ class Plan2Explore(Seeker):
 
         Metrics: ``intr_reward_mean`` and ``_std`` of the disagreement (or its
         logarithm) over the dream, with ``normed_`` after the norm and before the scale;
-        ``extr_reward_``.. of the task's reward if it counts.
-        """
+        ``extr_reward_``.. of the task's reward if it counts."""
         feat, action, ones = seq["feat"], seq["action"], seq.get("ones")
         if self.config.disag_action_next:
             feat, action, ones = feat[:-1], action[1:], ones and ones[:-1]
@@ -262,8 +258,7 @@ class ModelLoss(Seeker):
     """Seeks states in which the world model's loss is predicted to be high.
 
     One head predicts expl_model_loss per state: ``kl``, or the negative log-likelihood
-    of a head such as ``reward`` or ``image``.
-    """
+    of a head such as ``reward`` or ``image``."""
 
     parts = ("head", "opt", "ac", "rewnorm")
 

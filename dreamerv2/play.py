@@ -2,10 +2,9 @@
 
     python dreamerv2/play.py --logdir ~/logdir/atari_pong/dreamerv2/1
 
-opens a window on the agent in that folder. Without --logdir, it is an agent
-that comes along; --logdir also takes such an agent's name, the folder of an
-exported one, or hf://ORG/NAME. F1 lists the keys. Without a screen, a script of
-keys plays:
+opens a window on the agent in that folder. Without --logdir, it is an agent that comes
+along; --logdir also takes such an agent's name, the folder of an exported one, or
+hf://ORG/NAME. F1 lists the keys. Without a screen, a script of keys plays:
 
     python dreamerv2/play.py --logdir DIR --headless --steps 300 \\
         --keys "50:i 100:k 120:up*20" --record dream.gif
@@ -88,7 +87,7 @@ def make_player(
     config.logdir. UsageError if there is none, or it is damaged, or of another config.
     """
     trained = exported or RunAgent(Path(config.logdir).expanduser(), config)
-    trained.check()  # What is wrong with it is told before anything is made.
+    _ = trained.weights  # What is wrong with them is told before anything is made.
     env, spaces, names = None, None, []
     if not episode:
         try:

@@ -5,8 +5,7 @@
 
 The real screen is beside what the agent sees. --env takes any of Gymnasium's
 ids, --task one of ours. --save DIR keeps the episodes, to be trained on. F1
-lists the keys.
-"""
+lists the keys."""
 
 import re
 import sys

@@ -39,10 +39,9 @@ from dreamerv2.running.checkpoint import Checkpoint
 from dreamerv2.running.collector import Collector
 from dreamerv2.running.environments import MakeEnv
 from dreamerv2.running.logdir import Logdir, goes_on
-from dreamerv2.running.random_states import ProcessRandom
 from dreamerv2.running.reference import parameters
 from dreamerv2.running.rounds import Rounds
-from dreamerv2.running.seeds import derive_seed
+from dreamerv2.running.seeds import ProcessRandom, derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.running.since_reset import SinceReset
 from dreamerv2.running.watch import check_actions
@@ -94,8 +93,7 @@ class Trainer:
     `stop` is asked after each step, `stack` closes whatever was opened, `make` makes
     the environments in place of config.task, `outputs` are of metrics, besides those
     that the config names, and `ranks` the processes of this run, of which config is
-    this one's share.
-    """
+    this one's share."""
 
     def __init__(
         self,

@@ -38,8 +38,7 @@ class Config(Mapping):
     Reading: `config.rssm.deter`, `config["rssm.deter"]`, `MLP(**config.critic)`.
     Iterating gives the keys of the top level; `flat` gives all the dotted ones.
     `update` returns a changed copy of the same types. UsageError for keys and values
-    that are refused.
-    """
+    that are refused."""
 
     def __init__(self, mapping: Mapping | None = None, /, **kwargs: Any) -> None:
         flat = {}
@@ -97,8 +96,7 @@ class Config(Mapping):
         Types are kept. A bool takes bools and the strings True and False; an int also
         whole floats and strings such as '1e6'; a float takes numbers and their strings;
         a string also takes numbers; a list takes lists and strings with commas.
-        UsageError for any other value, and for unknown keys.
-        """
+        UsageError for any other value, and for unknown keys."""
         flat = dict(self._flat)
         for key, value in _flatten({**(mapping or {}), **kwargs}):
             matches = self.match(key)

@@ -48,8 +48,7 @@ class Flags:
     Also `--key=value`, `--list a b`, `--list a,b`, and `--pattern value`, where the
     pattern is a regular expression for dotted keys. Later flags win. Everything up to
     the next argument that begins with `--` is a value, negative numbers too; a value
-    that begins with `--` itself needs `--key=value`. `usage` is the top of --help.
-    """
+    that begins with `--` itself needs `--key=value`. `usage` is the top of --help."""
 
     def __init__(self, config: Mapping, usage: str = "") -> None:
         self._config = config if isinstance(config, Config) else Config(config)
@@ -60,8 +59,7 @@ class Flags:
 
         `--help` prints every key, and `--help KEY ...` these alone (keys, groups,
         patterns), with the values in force and what they mean, and exits with code 0.
-        UsageError for an unknown flag or a value of the wrong type.
-        """
+        UsageError for an unknown flag or a value of the wrong type."""
         config, remaining = self.parse_known(argv)
         wanted: list[str] | None = None
         for flag, *values in _group(remaining):
@@ -112,8 +110,7 @@ def parse_config(
     """Build a run's config: the defaults, then presets, then flags.
 
     `--configs a b` names the presets, of those that load_presets returns. UsageError
-    for unknown ones and for what Flags refuses.
-    """
+    for unknown ones and for what Flags refuses."""
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen, remaining = [], []
     for group in _group(argv):

@@ -45,8 +45,7 @@ class Precision:
     scaling. A CPU computes in float32 unless a 16-bit type is asked for by name.
     ``float64`` puts everything into float64, for comparing numbers. With `cache`,
     16-bit copies of weights are kept for a context; PyTorch drops them whenever another
-    thread leaves one.
-    """
+    thread leaves one."""
 
     NAMES = {
         "32": torch.float32,
@@ -187,8 +186,7 @@ class Optimizer:
 
     With loss_scaling (float16), the loss is multiplied by a scale that halves after a
     step with non-finite gradients, which is skipped, decay included, and doubles after
-    2000 finite ones. Without, such gradients count as zero.
-    """
+    2000 finite ones. Without, such gradients count as zero."""
 
     BETAS = (0.9, 0.999)
     GROWTH_INTERVAL = 2000

@@ -1,7 +1,6 @@
 """Questions to ask at each step: is it time, is it the first time, is it still time?
 
-Steps are ints or Counters. What a run remembers here is part of its checkpoint.
-"""
+Steps are ints or Counters. What a run remembers here is part of its checkpoint."""
 
 from typing import Any, SupportsInt
 

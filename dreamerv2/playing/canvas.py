@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dreamerv2.common.outputs.pictures import as_image
 
@@ -14,26 +14,21 @@ GAP = 8
 
 @dataclass
 class Scene:
-    """All that is to be seen at a moment.
-
-    panes: captions of up to two lines, and pictures (H, W) or (H, W, 1 or 3) uint8.
-    cells: (name, value) of the strip below them.
-    help: (keys, meaning) in place of the panes, if there are any.
-    """
+    """All that is to be seen at a moment. Captions have up to two lines, pictures are
+    (H, W) or (H, W, 1 or 3) uint8."""
 
     title: str
     color: tuple[int, int, int]  # Behind the title.
-    panes: Sequence[tuple[str, np.ndarray]]
-    cells: Sequence[tuple[str, str]]
+    panes: Sequence[tuple[str, np.ndarray]]  # Captions and pictures.
+    cells: Sequence[tuple[str, str]]  # Names and values of the strip below them.
     note: str = ""
     fade: float = 0.0  # How much of the note has faded, 0 to 1.
-    help: Sequence[tuple[str, str]] = ()
+    help: Sequence[tuple[str, str]] = ()  # Keys, meanings, if any in place of panes.
 
 
 class Canvas:
-    """Draws scenes, all of one size: title, `panes` pictures side by side, each 64 *
-    scale screen pixels wide and of this `aspect`, width / height, captions, cells,
-    note."""
+    """Draws scenes, all of one size, with `panes` pictures side by side, each 64 *
+    scale screen pixels wide and of this `aspect`, width / height."""
 
     def __init__(self, panes: int = 3, scale: int = 5, aspect: float = 1.0):
         self._aspect = aspect
@@ -123,10 +118,8 @@ def _resize(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
     if max(image.size) > 100:
         return image.resize(size, Image.Resampling.BILINEAR)
     times = -(-max(size) // min(image.size))
-    whole = (image.width * times, image.height * times)
-    return image.resize(whole, Image.Resampling.NEAREST).resize(
-        size, Image.Resampling.BOX
-    )
+    image = ImageOps.scale(image, times, Image.Resampling.NEAREST)
+    return image.resize(size, Image.Resampling.BOX)
 
 
 def _shorten(draw, text: str, font, room: float) -> str:

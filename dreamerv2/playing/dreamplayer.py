@@ -72,12 +72,9 @@ class EpisodeSource:
 
 
 class DreamPlayer(KeyPlayer):
-    """Lets an agent, a person or chance play the real game, or a dream of it.
-
-    In the real game the model sees each frame; a dream is imagined from the actions
-    alone. The real game goes on beside it with the same actions, to be compared with,
-    and stands still once the dream was rewound or the game is over.
-    """
+    """Lets an agent, a person or chance play the real game, or a dream of it, which is
+    imagined from the actions alone. Beside a dream the game goes on with the same
+    actions, and stands still once the dream was rewound or the game is over."""
 
     HINT = "i dream    n four futures    k play yourself    p pause    F1 all keys"
 
@@ -115,7 +112,7 @@ class DreamPlayer(KeyPlayer):
             "f": (self._new_game, "reset the environment, too"),
             **self.commands,
         }
-        self.state = stepper.initial()
+        self.state = stepper.initial(1)
         self._begin()
         self.canvas = Canvas(3, scale, source.aspect())
 
@@ -134,8 +131,7 @@ class DreamPlayer(KeyPlayer):
 
     def _begin(self) -> None:
         self.obs = self._source.reset()
-        self.game_step = 0
-        self.over = False
+        self.game_step, self.over = 0, False
         self.reward = self.total = 0.0
         self.action = np.zeros(self._stepper.action_size, np.float32)
         self._observe(True)
@@ -242,10 +238,9 @@ class DreamPlayer(KeyPlayer):
         self._read()
 
     def _new_game(self) -> None:
-        was_dreaming = self.dreaming
-        self.dream = None
+        dreaming, self.dream = self.dreaming, None
         self._begin()
-        if was_dreaming:
+        if dreaming:
             self._start_dream(self.state)
         self.note = "A new game."
 

@@ -3,7 +3,7 @@ Keys have pygame's names ("a", "space", "left", "f1"), but "esc" for escape."""
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +25,9 @@ _IDLE = ("noop", "stay", "none", "idle", "nothing", "still")
 
 
 class GameKeys:
-    """The keys that play an environment, and the action of those that are held.
-
-    A one-hot action has a key, or several at once, by its name in `names`. Of
-    continuous actions left/right is the first number, up/down the second, pairs of
-    letters the others, each all the way to its bounds.
-    """
+    """The keys that play an environment, and the action of those that are held. One-hot
+    actions have a key, or several at once, by `names`; of continuous ones left/right is
+    the first number, up/down the second, pairs of letters the others."""
 
     def __init__(self, space: Any, names: Sequence[str] = ()):
         self.space = space
@@ -55,7 +52,7 @@ class GameKeys:
     def action(self, held: Iterable[str]) -> np.ndarray:
         """Return the action (A,) float32 for the keys that are held."""
         if not self._discrete:
-            return self._continuous(set(held))
+            return self._continuous(held)
         held = {self._aliases.get(key, key) for key in held}
         fitting = [combo for combo in self._combos if combo <= held]
         index = self._combos[max(fitting, key=len)] if fitting else 0
@@ -79,7 +76,7 @@ class GameKeys:
                 rows.append((" ".join([*combo, *others]), self._names[index]))
         return rows
 
-    def _continuous(self, held: set[str]) -> np.ndarray:
+    def _continuous(self, held: Iterable[str]) -> np.ndarray:
         low = np.where(np.isfinite(self.space.low), self.space.low, -1)
         high = np.where(np.isfinite(self.space.high), self.space.high, 1)
         action = np.clip(np.zeros(len(self._pairs)), low, high)
@@ -128,20 +125,12 @@ def canonical(key: str) -> str:
     return ALIASES.get(key.lower(), key.lower())
 
 
-class Press(NamedTuple):
-    """A key that goes down at a step and is held for some."""
-
-    step: int
-    key: str
-    steps: int
-
-
 class Script:
     """Keys to be pressed at given steps, as in "i 100:k 120:left*20 200:m": KEY at step
     0, STEP:KEY, or KEY*N, held for N steps; UsageError for other words."""
 
     def __init__(self, text: str = ""):
-        self._presses: list[Press] = []
+        self._presses: list[tuple[int, int, str]] = []  # Steps of press and release.
         for word in text.split():
             match = re.fullmatch(r"(?:(\d+):)?(.|[A-Za-z]\w*?)(?:\*(\d+))?", word)
             key = canonical(match[2]) if match else ""
@@ -150,20 +139,21 @@ class Script:
                     f"--keys has the word {word!r}: expected KEY, STEP:KEY or "
                     f"STEP:KEY*STEPS, with a key of {' '.join(_KNOWN)}."
                 )
-            self._presses.append(Press(int(match[1] or 0), key, int(match[3] or 1)))
-        self._presses.sort(key=lambda press: press.step)
+            first = int(match[1] or 0)
+            self._presses.append((first, first + int(match[3] or 1), key))
+        self._presses.sort(key=lambda press: press[0])
 
     @property
     def last(self) -> int:
         """Return the last step at which a key is held."""
-        return max((press.step + press.steps for press in self._presses), default=0)
+        return max((end for _, end, _ in self._presses), default=0)
 
     def apply(self, player: Any, step: int) -> list[str]:
         """Release and press what is due; return the pressed keys."""
-        for press in self._presses:
-            if press.step + press.steps == step:
-                player.release(press.key)
-        pressed = [press.key for press in self._presses if press.step == step]
+        for _, end, key in self._presses:
+            if end == step:
+                player.release(key)
+        pressed = [key for first, _, key in self._presses if first == step]
         for key in pressed:
             player.press(key)
         return pressed

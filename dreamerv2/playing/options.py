@@ -33,16 +33,13 @@ def run_player(
     make: Callable[[argparse.Namespace, list[str]], tuple[KeyPlayer, str]],
 ) -> int:
     """Run play.py or play_test.py; return the exit code: 2 for what the user can mend.
-
-    options: name -> (default, meaning), beside the flags of the run's config.
-    make: takes the options' values and other arguments; gives player and title.
-    """
+    `options` are {name: (default, meaning)}, beside the flags of the run's config;
+    `make` turns their values and the other arguments into player and title."""
 
     def work() -> None:
         given, rest = split_flags(argv, options, doc)
         script = Script(given.keys)
-        player, title = make(given, rest)
-        play(player, script, given.steps, given.headless, given.record, title)
+        play(*make(given, rest), script, given.steps, given.headless, given.record)
 
     return run_command(name, work)
 

@@ -100,10 +100,10 @@ class KeyPlayer(ABC):
 
     def keys_help(self) -> list[tuple[str, str]]:
         """Return (keys, meaning) of every key."""
-        names = {
-            key: key.capitalize() if len(key) > 1 else key for key in self.commands
-        }
-        rows = [(names[key], meaning) for key, (_, meaning) in self.commands.items()]
+        rows = [
+            (key.capitalize() if len(key) > 1 else key, meaning)
+            for key, (_, meaning) in self.commands.items()
+        ]
         return rows + [(keys, f"game: {name}") for keys, name in self.game_keys.help()]
 
     def close(self) -> None:  # noqa: B027  (few players have anything to close)

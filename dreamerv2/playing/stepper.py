@@ -25,19 +25,15 @@ class Reading:
 
 
 class Stepper:
-    """Step the world model of an agent, which stays as it is; `seed` is of samples. B
-    states are side by side, with A actions."""
+    """Steps the world model of an agent, B states side by side; `seed` is of
+    samples."""
 
     def __init__(self, agent: Agent, seed: int = 0):
         self._agent = agent
         self._wm = agent.wm
         self._rssm = agent.wm.rssm
         self._noise = scoped(Noise(seed, agent.device), "play")
-        self.action_size = agent.wm.action_size
-
-    def initial(self, batch: int = 1) -> State:
-        """Return states before anything was seen."""
-        return self._rssm.initial(batch)
+        self.action_size, self.initial = agent.wm.action_size, agent.wm.rssm.initial
 
     def repeat(self, state: State, count: int) -> State:
         """Return the first state, `count` times."""
@@ -53,7 +49,7 @@ class Stepper:
         data = self._agent.to_device(obs)
         first = torch.tensor([is_first], device=self._agent.device)
         if is_first:
-            state, action = self.initial(), np.zeros_like(action)
+            state, action = self._rssm.initial(1), np.zeros_like(action)
         with self._agent.precision.context():
             embed = self._wm.encoder(self._wm.preprocess(data))
             (draws, member), led = self._draws(1), self._tensor(action[None])

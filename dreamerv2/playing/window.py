@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,17 +25,15 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 def play(
     player: KeyPlayer,
+    title: str,
     script: Script,
     steps: int,
     headless: bool,
     record: str,
-    title: str,
 ) -> None:
-    """Play until the person leaves, or for `steps` steps (0: no limit).
-
-    A .gif or .mp4 file to `record` to gets a frame for each step, a .png the last one.
-    UsageError for a file that cannot be written, and without pygame or a screen.
-    """
+    """Play until the person leaves, or for `steps` steps (0: no limit). A file to
+    `record` to gets a frame for each step, a .png the last one. UsageError for a file
+    that cannot be written, and without pygame or a screen."""
     if headless and not steps:
         steps = script.last + 1
     try:
@@ -139,8 +138,8 @@ def _open(pygame: Any, size: tuple[int, int], title: str) -> Any:
 
 @contextmanager
 def recorder(file: str, fps: float) -> Iterator[Any]:
-    """Yield a function that adds a frame (H, W, 3) uint8 to a file as it comes, so that
-    long recordings fit into memory; None without one. UsageError for unknown kinds."""
+    """Yield a function that adds a frame (H, W, 3) uint8 to a file as it comes; None
+    without a file. UsageError for unknown kinds of files."""
     if not file:
         yield None
         return
@@ -183,12 +182,8 @@ def _gif(path: Path, fps: float) -> Iterator[Any]:
 
 @contextmanager
 def _png(path: Path, fps: float) -> Iterator[Any]:
-    last: list[np.ndarray] = []
-
-    def add(frame: np.ndarray) -> None:
-        last[:] = [frame]
-
-    yield add
+    last: deque[np.ndarray] = deque(maxlen=1)
+    yield last.append
     if last:
         path.write_bytes(encode_png(last[0]))
 

@@ -51,12 +51,9 @@ class Checkpoint:
         checkpoint.add(step=step, agent=agent)  # They go on from the file, if any.
         checkpoint.save()
 
-    The file is replaced in one step once the new one is whole. The one before stays,
-    for the day on which a disk returns other bytes than were written. Tensors are
-    loaded to the device, and `step` tells what has been saved. All ranks read the file
-    and `save` at once; the first writes what all have. UsageError for a file that
-    cannot be read or is of an old version. Changes no file before `save`.
-    """
+    A new file takes the place of the old one when it is whole; the old one stays, since
+    a disk may return other bytes than were written. Ranks read and `save` at once.
+    UsageError for a file that cannot be read or is old. Only `save` changes files."""
 
     def __init__(
         self, folder: Path, device: torch.device, step: Counter, ranks: Ranks = ALONE
@@ -83,9 +80,7 @@ class Checkpoint:
         UsageError for a state that is missing or does not fit."""
         for name, part in parts.items():
             self._parts[name] = part
-            if not self.resumed:
-                continue
-            if self._is_new and name in OWN:
+            if not self.resumed or (self._is_new and name in OWN):
                 continue
             if name not in self._loaded:
                 raise UsageError(
@@ -107,9 +102,8 @@ class Checkpoint:
                 ) from error
 
     def save(self) -> None:
-        """Write the states of all parts, and versions; UsageError if that is
-        impossible, and what a part raises that is not fit to be saved: then the one
-        before is kept."""
+        """Write the states of all parts; UsageError if that is impossible, or what a
+        part raises that is not fit to be saved: then the one before is kept."""
         self._whole_step = None
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"layout": LAYOUT, "versions": versions()}
@@ -161,12 +155,9 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def saved_at_last(self) -> Iterator[None]:
-        """Save before an exception leaves, if all parts belong together.
-
-        They do between two steps, and while the environments make one (then these begin
-        new episodes). In the middle of an update, a write or a save nothing belongs
-        together. Nor does anything in an evaluation, before which all was saved.
-        """
+        """Save before an exception leaves, if all parts belong together: between two
+        steps, and while the environments make one (then these begin new episodes). They
+        do not in the middle of an update, a write, a save, or an evaluation."""
         try:
             yield
         except Stopped:
@@ -215,8 +206,15 @@ class Checkpoint:
                 f"{PREVIOUS}.",
                 flush=True,
             )
-        if not isinstance(loaded, dict) or loaded.get("layout") != LAYOUT:
-            raise _other_layout(self.path, loaded)
+        loaded = loaded if isinstance(loaded, dict) else {}
+        if loaded.get("layout") != LAYOUT:
+            version = loaded.get("versions", {}).get("dreamerv2", "unknown")
+            raise UsageError(
+                f"The checkpoint {self.path} was written by version {version} of "
+                f"dreamerv2, and {__version__} cannot go on from it: go on with that "
+                "version, or start another --logdir from its networks by --load "
+                f"{self.path.parent}."
+            )
         return loaded
 
     def _keep_previous(self) -> None:
@@ -236,28 +234,15 @@ class Checkpoint:
             shutil.copyfile(self.path, copy)
 
 
-def _other_layout(path: Path, loaded: Any) -> UsageError:
-    known = loaded.get("versions") if isinstance(loaded, dict) else None
-    version = known.get("dreamerv2") if isinstance(known, dict) else "unknown"
-    return UsageError(
-        f"The checkpoint {path} was written by version {version} of "
-        f"dreamerv2, and {__version__} cannot go on from it: go on with that version, "
-        f"or start another --logdir from its networks by --load {path.parent}."
-    )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what a run depends on, by package."""
-    own = {"dreamerv2": __version__, "python": platform.python_version()}
-    return {**own, **{name: _installed(name) for name in PACKAGES}}
-
-
 @functools.cache
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # Run from a copy of its sources.
-        return "unknown"
+def versions() -> Mapping[str, str]:
+    """Return the versions of what a run depends on, by package."""
+    found = {"dreamerv2": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        found[name] = "unknown"  # So it stays for a copy of its sources.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def changed_versions(before: Mapping[str, str]) -> str:

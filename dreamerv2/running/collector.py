@@ -15,9 +15,8 @@ from dreamerv2.running.environments import Environments
 
 class Collector:
     """Plays episodes of `envs` (maybe none) into a replay; goes on in their middle when
-    a run does. `step` counts the steps, `timer` is told the share of `env`, and `made`
-    are the steps made here since the start; `ranks` play at the same time; `extra` is
-    the driver's."""
+    a run does. `step` counts the steps, of all `ranks`, `made` those made here since
+    the start; `timer` and `extra` are the driver's."""
 
     def __init__(
         self,

@@ -34,8 +34,7 @@ class Restarts:
         self._count = 0
 
     def take(self, name: str, error: Exception) -> None:
-        """Log a failure of the environment of that name; RunFailed for one too many,
-        UsageError for a log that cannot be written."""
+        """Log a failure of the environment of that name; RunFailed for one too many."""
         self._count += 1
         self.log(f"{name}, failure {self._count}", error)
         failure = f"{name} failed ({summary(error)})"
@@ -63,13 +62,10 @@ class Restarts:
 
 
 class Environments:
-    """`count` environments of one task, for training or evaluation.
-
-    `restarts` is asked whether one that failed may be made anew, `make` makes them in
-    place of config.task, and `start` tells this start of a run from those before it, so
+    """`count` environments of one task, for training or evaluation; `make` makes them
+    in place of config.task. `start` tells this start of a run from those before it, so
     that environments made anew do not play the same episodes again. UsageError where
-    the user can mend it, RunFailed for another failure.
-    """
+    the user can mend it, RunFailed for another failure."""
 
     def __init__(
         self,
@@ -124,8 +120,8 @@ class Environments:
         return {"states": states, "failed": list(self._failed), "start": self._start}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> str:
-        """Go on from what state_dict returned; if that is impossible, return why, to be
-        read after "since", and then all of them must be reset."""
+        """Go on from what state_dict returned; if that is impossible, return why, to
+        follow "since": then all of them must be reset."""
         if state is None:
             return "the checkpoint has no states of them"
         if len(state["states"]) != len(self.envs):
@@ -135,8 +131,7 @@ class Environments:
                 env.load_state_dict(saved)
         except Exception as error:  # Such as those of another version of a package.
             return f"their saved states do not fit ({summary(error)})"
-        self._failed = list(state["failed"])
-        self._start = tuple(state["start"])
+        self._failed, self._start = list(state["failed"]), tuple(state["start"])
         return ""
 
     def close(self) -> None:

@@ -4,8 +4,7 @@
     NAME.yaml         config, spaces, what the actions mean, and where it comes from
     NAME.npz          a short recorded episode, from which a dream can start
 
-They hold world model, actor and critic, and nothing that runs when it is read.
-"""
+They hold world model, actor and critic, and nothing that runs when it is read."""
 
 import contextlib
 import functools
@@ -59,12 +58,9 @@ class ExportedAgent:
         """Return the path of the recorded episode."""
         return _file(self.base, ".npz")
 
-    def check(self) -> None:
-        """Read the parameters now; UsageError if they are damaged."""
-        _ = self._params
-
     @functools.cached_property
-    def _params(self) -> dict[str, np.ndarray]:
+    def weights(self) -> dict[str, np.ndarray]:
+        """Read the parameters, once; UsageError if they are damaged."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -85,8 +81,8 @@ class ExportedAgent:
 
     def restore(self, agent: "Agent", parts: Sequence[str] = ("all",)) -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
-        critic = {k: v for k, v in self._params.items() if k.startswith("critic/")}
-        params = self._params | {f"target_{k}": v for k, v in critic.items()}
+        critic = {k: v for k, v in self.weights.items() if k.startswith("critic/")}
+        params = self.weights | {f"target_{k}": v for k, v in critic.items()}
         if "all" not in parts:
             acts = "actor_critic" in parts
             both = {True: acts, False: "world_model" in parts}
@@ -115,12 +111,9 @@ class RunAgent:
                 return found[-1]
         return None
 
-    def check(self) -> None:
-        """Read the checkpoint now; UsageError if it is missing or damaged."""
-        _ = self._state
-
     @functools.cached_property
-    def _state(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Any]:
+        """Read the checkpoint, once; UsageError if it is missing or damaged."""
         return loading.read_agent(self.folder, resolve_device(self.config.device))
 
     @property
@@ -130,12 +123,12 @@ class RunAgent:
 
     def restore(self, agent: "Agent") -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""
-        loading.restore_behavior(agent, self._state, self.folder)
+        loading.restore_behavior(agent, self.weights, self.folder)
 
 
 def start_from(agent: "Agent", source: str, parts: Sequence[str]) -> None:
-    """Start an agent from the weights of another, in a run or exported; say so. `parts`
-    are of `PARTS`, or `all`. UsageError for what is missing or does not fit."""
+    """Start an agent from the weights of another, in a run or exported, and say so;
+    `parts` as of `load_weights`. UsageError for what is missing or does not fit."""
     exported = find_agent(source)
     if exported is None:
         loading.load_weights(agent, source, parts)
@@ -173,11 +166,8 @@ def shipped_agents() -> dict[str, Path]:
 
 
 def find_agent(source: str | Path) -> ExportedAgent | None:
-    """Find an exported agent: by a shipped name, a folder, a file of it, or hf://.
-
-    None where there is none, since `source` may be a run's folder. UsageError for files
-    that are damaged or missing, and for a hub without an answer.
-    """
+    """Find an exported agent by a shipped name, a folder, a file of it, or hf://; None
+    for none, as in a run's folder. UsageError for bad files, and a hub's failures."""
     if str(source).startswith(HUB):
         repo = str(source).removeprefix(HUB)
         api = require("huggingface_hub", "hub").HfApi()

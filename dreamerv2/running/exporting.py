@@ -33,16 +33,14 @@ def export_run(
     episode: str | Path = "",
     **story: Any,
 ) -> exported.ExportedAgent:
-    """Export the agent of a run, as it was at the last checkpoint.
+    """Export the agent of a run, as it was at the last checkpoint; UsageError if there
+    is no agent, no episode, or no room.
 
     folder, name: of the three files; by default, the task's name without its suite.
     episode: an .npz file whose beginning dreams can start from; by default the newest
       of the run's evaluations, else of its training.
     story: plain values for people, such as hours=2.5 and score={...}; version, commit
-      and frames are found out.
-
-    UsageError if there is no agent, no episode, or no room.
-    """
+      and frames are found out."""
     run = exported.open_agent(logdir)
     if not isinstance(run, exported.RunAgent):
         raise UsageError(f"{logdir} is exported already: name the folder of a run.")
@@ -61,8 +59,8 @@ def export_run(
 
 
 def _spaces(config: Config, logdir: Path) -> tuple[exported.Spaces, list[str]]:
-    """Return the spaces and action names of a run's environment, or of its episodes,
-    where that cannot be made here, as one that came from Python."""
+    """Return spaces and action names of a run's environment, or, where that cannot be
+    made here, as one that came from Python, of its episodes."""
     try:
         env = make_env(config, config.seed, train=False)
     except UsageError:
@@ -81,8 +79,7 @@ def write_agent_files(
     action_names: list[str],
     story: Mapping[str, Any],
 ) -> exported.ExportedAgent:
-    """Write an agent's three files, each whole or not at all, with the first steps of
-    an episode, arrays (T+1, ...); see ExportedAgent."""
+    """Write an agent's files, with the first steps of an episode, arrays (T+1, ...)."""
     from safetensors.numpy import save  # Only who exports needs it.
 
     tensors = {
@@ -151,7 +148,7 @@ def _progress(logdir: Path) -> dict[str, Any]:
 def _commit() -> str:
     command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        none = subprocess.DEVNULL
+        return subprocess.check_output(command, text=True, stderr=none).strip()
     except (OSError, subprocess.CalledProcessError):  # No git.
         return ""
-    return done.stdout.strip()

@@ -7,8 +7,7 @@ u1, u2, .., each due after two steps s:
     learner            u1    u2    u3         weights to the copy that acts, goes on
 
 So the acting copy's weights change where updates are due and nowhere else. Saving,
-logging and evaluating wait for what is under way, too, but leave the copy as it is.
-"""
+logging and evaluating wait for what is under way, too, but leave the copy as it is."""
 
 import ctypes
 import queue
@@ -40,9 +39,8 @@ Acted = tuple[dict[str, np.ndarray], Any]
 
 
 class Learner:
-    """An agent that acts, and learns at once from each batch; `timer` is told the
-    shares of `policy` and `update`, and `folder` takes a profile and a batch that
-    spoilt an update."""
+    """An agent that acts, and learns at once from each batch; `timer` times `policy`
+    and `update`, `folder` takes a profile and a batch that spoilt an update."""
 
     def __init__(self, agent: "Agent", step: Counter, timer: Timer, folder: Path):
         self.agent = agent
@@ -82,15 +80,14 @@ class Learner:
         """Wait until no update is under way; raise what one of them raised."""
 
     def metrics(self) -> dict[str, float]:
-        """Return the means since the last call. Waits; RunFailed if too many updates
-        were not finite."""
+        """Return means since the last call. Waits; RunFailed if too many were bad."""
         self.join()
         self._watch.check(int(self._step))
         return self._means.means()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the agent's state and the metrics so far. Waits; RunFailed if too many
-        updates, or some parameters, are not finite."""
+        """Return the agent's state and the metrics so far. Waits; RunFailed as
+        `metrics` does, and for parameters that are not finite."""
         self.join()
         self._watch.check(int(self._step))
         state = self.agent.state_dict()
@@ -115,11 +112,9 @@ class Learner:
 class BackgroundLearner(Learner):
     """Updates in a thread of their own; a copy of the agent acts meanwhile.
 
-    Only `learn` runs in that thread, on a CUDA stream of its own, in the order of
-    `train`. All else is for the main thread, which may touch what `learn` changes after
-    `join` and before the next `train`. `seen` is the agent's own count: in each update
-    what `step` was at its `train`.
-    """
+    Only `learn` runs in that thread, in the order of `train`; the main thread may touch
+    what it changes after `join` and before the next `train`. `seen` is the agent's own
+    count: in each update what `step` was at its `train`."""
 
     def __init__(
         self, agent: "Agent", seen: Counter, step: Counter, timer: Timer, folder: Path
@@ -151,8 +146,8 @@ class BackgroundLearner(Learner):
         return check_actions(outputs, self._step), state
 
     def train(self, batch: Batch) -> None:
-        """Have an update made on this batch, after those before it. If the copy has
-        acted since it got its weights, waits for these and gives it new ones."""
+        """Have an update made on this batch, after those before it; a copy that has
+        acted by its weights waits for these, and gets new ones."""
         with self._timer("update"):
             if self._acted:
                 self._refresh()
@@ -161,8 +156,7 @@ class BackgroundLearner(Learner):
 
     def join(self) -> None:
         """Wait until no update is under way (on a GPU, until all is launched); raise
-        what one of them raised, and again at each further call, since the agent is not
-        whole any more."""
+        what one of them raised, and again at each further call."""
         with self._timer("update"):
             self._join()
 
@@ -172,11 +166,9 @@ class BackgroundLearner(Learner):
         if not self._filled:
             self._refresh()
         networks = self._copy.acting_networks().items()
-        acting = {name: dict(net.state_dict()) for name, net in networks}
-        return {
-            **state,
-            "acting": {"networks": acting, "noise": self._copy.noise.state_dict()},
-        }
+        networks = {name: dict(network.state_dict()) for name, network in networks}
+        acting = {"networks": networks, "noise": self._copy.noise.state_dict()}
+        return {**state, "acting": acting}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what state_dict returned, also that of a Learner; random numbers

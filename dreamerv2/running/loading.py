@@ -99,31 +99,21 @@ def _is_learned(key: str) -> bool:
 
 
 def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> None:
-    """Start an agent from the weights of the one in another run; print what was loaded.
-
-    Networks and the state of reward norms are taken; optimizers and counters begin
-    anew. `parts` are of `PARTS`, or `all`: what both agents have. UsageError for
-    networks of another shape names the settings that differ, and changes nothing.
-    """
+    """Start an agent from the networks and reward norms of the one in another run, and
+    say so. `parts` are of `PARTS`, or `all`: what both agents have. UsageError for
+    networks of another shape names the settings that differ, and changes nothing."""
     logdir = Path(logdir).expanduser()
     saved = read_agent(logdir, agent.device)
-    chosen = {
-        name: attribute
-        for name, attribute in PARTS.items()
-        if name in parts or ("all" in parts and _both(agent, saved, attribute))
-    }
+    explores = set(agent.expl_behavior.parts)
+    alike = explores and explores == set(saved.get("expl_behavior", {}))
+    every = [name for name in PARTS if alike or name != "exploration"]
+    wanted = {*parts, *(every if "all" in parts else ())}
+    chosen = {name: PARTS[name] for name in PARTS if name in wanted}
     try:
         _copy_weights(agent, saved, chosen, logdir)
     except Misfit as error:
         raise _other_shape(agent, logdir, error) from error
     print(f"Loaded the weights of {' and '.join(chosen)} from {logdir}.")
-
-
-def _both(agent: "Agent", saved: Mapping[str, Any], attribute: str) -> bool:
-    """Check that both agents have the part, of one kind if it is an exploration."""
-    names = set(agent.expl_behavior.parts)
-    same = bool(names) and names == set(saved.get("expl_behavior", {}))
-    return same or attribute != "expl_behavior"
 
 
 @torch.no_grad()

@@ -32,13 +32,10 @@ OTHER = {
 
 
 class Logdir:
-    """config.logdir, made, locked (by flock), and compared with the run that it holds.
-
-    Of several ranks, the first does so for all, and `own` is for what each has of its
-    own. Until `begin`, no file of the run is changed. UsageError for a logdir that is
-    missing, not writable, or in use, and whose config is damaged or is one with which
-    the run cannot go on.
-    """
+    """config.logdir, made, locked (by flock), and compared with the run that it holds,
+    by the first rank; `own` is for what each rank has of its own. Changes no file of
+    the run until `begin`. UsageError for a logdir that is missing, not writable, or in
+    use, and for a config with which the run cannot go on."""
 
     def __init__(self, config: Config, ranks: Ranks = ALONE):
         if config.logdir in ("", os.devnull):
@@ -145,8 +142,7 @@ def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def refuse_changes(logdir: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raise UsageError for changes with which a run cannot go on: other networks, other
-    episodes, and frames, by which the metrics count."""
+    """Raise UsageError for changes with which a run cannot go on, see `OTHER`."""
     refused: dict[str, list[str]] = {}
     for key, (old, new) in changed.items():
         fixed = rule_of(key).fixed

@@ -18,12 +18,9 @@ Source = Callable[[], Any] | list[Any]
 
 
 class OwnEnvs:
-    """Make the environments of a run from what `train` was given; UsageError if
-    unusable.
-
-    `config` has their number, a name for the task, and, if some are made already, no
-    restarts; `evaluates` tells whether there are any for evaluation.
-    """
+    """Makes the environments of a run from what `train` was given; UsageError for what
+    is unusable. `config` has their number, a name for the task, and, if some are made
+    already, no restarts; `evaluates` tells whether there are any for evaluation."""
 
     def __init__(self, train: Any, evaluation: Any, config: Config):
         if evaluation is None and is_maker(train):

@@ -101,21 +101,14 @@ def make_envs(
     config: Config, folder: Path, step: int, make: MakeEnv | None, evaluates: bool
 ) -> tuple[Environments, Environments]:
     """Make the environments for training and for evaluation; offline there are none.
-
-    They play other episodes than those on disk: these and the step are in their seeds.
-    """
-    offline = bool(config.offline)
-    count = min(config.envs, config.eval_eps)
-    counts = {
-        True: 0 if offline else config.envs,
-        False: count if evaluates and not offline else 0,
-    }
+    Their seeds know what is on disk: they play other episodes than those."""
+    count = 0 if config.offline else config.envs
+    eval_count = min(count, config.eval_eps) if evaluates else 0
     episodes = sum(1 for _ in (folder / "train_episodes").glob("*.npz"))
-    restarts = Restarts(config.env_restarts, folder)
-    rest = restarts, make, (episodes, step)
-    train = Environments(config, counts[True], True, *rest)
+    rest = Restarts(config.env_restarts, folder), make, (episodes, step)
+    train = Environments(config, count, True, *rest)
     try:
-        return train, Environments(config, counts[False], False, *rest)
+        return train, Environments(config, eval_count, False, *rest)
     except BaseException:
         train.close()
         raise
@@ -134,8 +127,7 @@ def find_spaces(
     envs: Sequence[Environments], recordings: Recordings | None, folder: Path
 ) -> tuple[dict, dict]:
     """Return the spaces of observations and actions, of environments or recordings;
-    UsageError for environments that differ from one another or from the run's
-    before."""
+    UsageError for environments that differ, also from the run's before."""
     if recordings:
         return recordings.spaces
     every = [env for each in envs for env in each.envs]
@@ -176,13 +168,10 @@ def make_replays(
     loaded = train.stats["loaded_steps"]
     steps = loaded if config.offline else config.steps
     warn_if_too_big(config.replay, spaces, steps, loaded)
-    settings = {
-        **config.replay,
-        "capacity": config.replay.capacity // 10,
-        "ongoing": False,
-        "minlen": 1,
-        "maxlen": config.dataset.length,
-    }
+    capacity, length = config.replay.capacity // 10, config.dataset.length
+    settings = config.replay.update(
+        capacity=capacity, ongoing=False, minlen=1, maxlen=length
+    )
     seed = derive_seed(config.seed, "eval_replay")
     return train, Replay(folder / "eval_episodes", **settings, seed=seed)
 
@@ -192,12 +181,10 @@ def make_batches(
 ) -> dict[str, Dataset]:
     """Make the streams of batches to `learn` from, and for reports of `train`, `eval`.
     A report uses up no batch that would have been trained on, and sees the newest."""
-    settings = {**config.dataset, "transform": agent.to_tensors}
-    batches = {
-        "learn": train.dataset(**settings),
-        "train": train.dataset(**settings, ahead=False),
-        "eval": evaluation.dataset(**settings, ahead=False),
-    }
+    more = {**config.dataset, "transform": agent.to_tensors}
+    batches = {"learn": train.dataset(**more)}
+    batches["train"] = train.dataset(**more, ahead=False)
+    batches["eval"] = evaluation.dataset(**more, ahead=False)
     for stream in batches.values():
         stack.enter_context(closing(stream))
     return batches
@@ -212,8 +199,8 @@ def make_logger(
     extra_outputs: Sequence[Output],
     ranks: Ranks = ALONE,
 ) -> Logger:
-    """Make the logger to the terminal, metrics.jsonl and what config.logger names. What
-    a run that goes on does again, the files forget."""
+    """Make the logger to the terminal, metrics.jsonl and what config.logger names; the
+    files forget what a run that goes on does again."""
     multiplier = 1 if config.offline else config.action_repeat
     if ranks.rank:
         return Logger(step, (), multiplier)

@@ -10,8 +10,7 @@ in, out); transposed convolution (height, width, out, in).
 To bring a trained reference agent here: its checkpoint is a list of values without
 names, so load it there, write one array under each of these names with
 ``numpy.savez(path, **arrays)``, and call ``load_reference(agent, numpy.load(path))`` on
-an agent of the same config. Optimizer moments do not come along.
-"""
+an agent of the same config. Optimizer moments do not come along."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -39,11 +38,8 @@ def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
-    """Copy parameters, given by name in the reference's layout, into an agent.
-
-    Without a slow critic, ``target_critic`` is the critic and may be left out.
-    UsageError names what is missing, extra or misshapen, and changes nothing.
-    """
+    """Copy parameters, by name in the reference's layout, into an agent; UsageError for
+    others, and nothing changed. Without a slow critic, ``target_critic`` may lack."""
     known = parameters(agent)
     slow = agent.config.slow_target
     needed = [name for name in known if slow or "target_critic/" not in name]
@@ -78,8 +74,7 @@ def to_layout(x: Tensor) -> Tensor:
     """Turn a parameter or its gradient from our layout to the reference's.
 
     Dense (out, in) -> (in, out); convolution (out, in, h, w) -> (h, w, in, out);
-    transposed convolution (in, out, h, w) -> (h, w, out, in); vectors as they are.
-    """
+    transposed convolution (in, out, h, w) -> (h, w, out, in); vectors as they are."""
     return x.permute(2, 3, 1, 0) if x.ndim == 4 else x.T if x.ndim == 2 else x
 
 

@@ -1,8 +1,7 @@
 """Rounds of acting: each rank plays by itself, then all hear what the others did.
 
 So they count the same steps, make the same updates, and save and stop at the same
-moment. A process that is alone plays, counts and learns step by step instead.
-"""
+moment. A process that is alone plays, counts and learns step by step instead."""
 
 import time
 from collections.abc import Callable
@@ -33,12 +32,8 @@ class Heard:
 
 
 class Rounds:
-    """Plays by a collector, in rounds if there are several ranks.
-
-    `checkpoint` is told when all parts belong together though a rank has failed; `stop`
-    knows the signal that came to this process; `on_episodes` is called at the first of
-    several ranks, after a round in which episodes ended.
-    """
+    """Plays by a collector, in rounds if there are several ranks: then `on_episodes` is
+    called at the first, after a round in which episodes ended."""
 
     def __init__(
         self,
@@ -58,10 +53,8 @@ class Rounds:
 
     def __call__(self, policy: Policy, **until: int) -> None:
         """Play by this policy, as Driver does; then count and learn from all steps.
-
-        Raises what the collector raises, and RankLost where another rank's does: all
-        can save then, since in a round no rank depends on another.
-        """
+        Raises what the collector raises, RankLost where another rank's does: all can
+        save then, since in a round no rank depends on another."""
         if self._ranks.count == 1:
             self._collector(policy, **until)
             return

@@ -20,12 +20,8 @@ class Stopped(Exception):
 
 class StopSignals:
     """Within it, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 only take effect at the next
-    check(), after the step.
-
-    A second SIGINT interrupts at once. That nobody reads the output any more, as with
-    `| head`, counts as a SIGPIPE; with `| tee FILE` it comes with Ctrl-C, which ends
-    tee, too. Must be entered in the main thread.
-    """
+    check(), and a second SIGINT at once. That nobody reads the output any more counts
+    as a SIGPIPE; Ctrl-C ends `| tee FILE`, too. For the main thread."""
 
     # Windows lacks the last ones, by which a cluster says that time is nearly over.
     _NAMES = "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"

@@ -1,8 +1,7 @@
 """How well the world model follows an evaluation, against the steps since its reset.
 
 Training sees sequences of dataset.length; acting goes on from one reset for a whole
-episode. What grows with the steps has left the range of latents that training saw.
-"""
+episode. What grows with the steps has left the range of latents that training saw."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,8 @@ MOST = 256  # Steps that are looked at; of longer evaluations, every second, fou
 
 
 class SinceReset:
-    """Looks at steps of an evaluation before the policy does.
-
-    Args:
-      agent: acts; see its `follow`.
-      length: steps from which on they are late ones.
-    """
+    """Looks at steps of an evaluation before the policy does, by `agent.follow`; after
+    `length` steps they are late ones."""
 
     def __init__(self, agent: "Agent", length: int):
         self._agent = agent
@@ -33,10 +28,8 @@ class SinceReset:
     def add(self, obs: Mapping[str, np.ndarray], state: tuple | None) -> None:
         """Take what the policy is about to be given."""
         self._age = np.where(obs["is_first"], 0, self._age + 1)
-        if state is None:
-            return
-        self._calls += 1
-        if self._calls % self._stride:
+        self._calls += state is not None
+        if state is None or self._calls % self._stride:
             return
         # Those that have played their share stand still at their last observation.
         chosen = ~(obs["is_first"] | obs["is_last"])

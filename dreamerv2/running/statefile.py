@@ -1,9 +1,7 @@
 """Checkpoints: the whole state of a run in one file, whole or not there at all.
 
-The file is what `torch.save` writes, and holds tensors and plain containers only, so
 `torch.load(path, weights_only=True)` opens it anywhere. Arrays, bytes and huge ints are
-kept as tensors and strings, since nothing is loaded by running code.
-"""
+kept as tensors and strings, since nothing is loaded by running code."""
 
 import io
 import os
@@ -37,12 +35,10 @@ _LONG_INT = 1024  # bits; torch's safe loader stops at 2040
 
 
 def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
-    """Write a nested state to `path`, in one atomic step.
-
-    It holds dicts (keys str or int), lists and tuples of tensors, numpy arrays and
-    scalars, bytes, str, int, float, bool and None; TypeError says where something else
-    is. UsageError if it cannot be written; the file before is untouched.
-    """
+    """Write a nested state in one atomic step: dicts (keys str or int), lists and
+    tuples of tensors, numpy arrays and scalars, bytes, and plain values; TypeError says
+    where something else is. UsageError if it cannot be written; the old file stays
+    then."""
     content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
     write_atomically(path, lambda file: torch.save(content, file))
 
@@ -63,11 +59,8 @@ def state_from_bytes(content: bytes, map_location: str | torch.device) -> Any:
 def load_checkpoint(
     path: str | os.PathLike, map_location: str | torch.device = "cpu"
 ) -> Any:
-    """Read what `save_checkpoint` wrote, checking every byte and running no code.
-
-    All comes back as it was, tensors on `map_location`. UsageError for a file that is
-    missing, unreadable or not ours, its subclass DamagedCheckpoint for a damaged one.
-    """
+    """Read what `save_checkpoint` wrote, checking every byte and running no code;
+    UsageError for what is missing, unreadable or not ours, or a DamagedCheckpoint."""
     path = Path(path)
     if not path.is_file():
         raise UsageError(

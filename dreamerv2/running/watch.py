@@ -17,11 +17,7 @@ BATCH = "nonfinite_batch.npz"
 
 class Watch:
     """Counts the updates whose losses or gradients are not finite; `patience` in a row
-    end the run, and the batch of the last goes to `folder`.
-
-    `add` waits for nothing: it adds to a few numbers on the device. `check` waits, and
-    is for the moments when something else waits, too.
-    """
+    end the run, and the batch of the last goes to `folder`. Only `check` waits."""
 
     def __init__(self, patience: int, folder: Path):
         self._patience = patience
@@ -34,10 +30,7 @@ class Watch:
 
     def add(self, metrics: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
         """Take one update's metrics, 0-d tensors, and the batch that it was of.
-
-        Watches those named `*_loss` and `*_grad_norm`. Gradients that overflow in
-        float16 are no fault while there is a loss scale to be lowered.
-        """
+        Overflow in float16 is no fault while there is a loss scale to be lowered."""
         names = [k for k in metrics if k.endswith(("_loss", "_grad_norm"))]
         values = torch.stack([metrics[name].float() for name in names])
         bad = ~torch.isfinite(values)
@@ -50,8 +43,7 @@ class Watch:
             self._counts = torch.zeros(len(names) + 1, device=values.device)
         row = (self._counts[-1:] + 1) * bad.any()
         self._counts = torch.cat([self._counts[:-1] + bad, row])
-        self._updates += 1
-        self._batch = batch
+        self._updates, self._batch = self._updates + 1, batch
 
     def check(self, step: int) -> None:
         """Print what was not finite since the last check; RunFailed if the last
@@ -69,21 +61,17 @@ class Watch:
         if row < self._patience:
             print(f"{listed}; such gradients are not followed, and the run goes on.")
             return
-        self._save_batch()
+        arrays = {
+            k: np.asarray(torch.as_tensor(x).cpu()) for k, x in self._batch.items()
+        }
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_atomically(self._path, lambda file: file.write(content.getvalue()))
         raise RunFailed(
             f"{listed}, and the last {row} in a row were bad, so that the run ends "
             f"with its last good checkpoint kept and the batch in {self._path}: go on "
             "from there with a lower learning rate or --precision 32."
         )
-
-    def _save_batch(self) -> None:
-        arrays = {}
-        for key, value in self._batch.items():
-            value = value.cpu() if isinstance(value, Tensor) else value
-            arrays[key] = np.asarray(value)
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
-        write_atomically(self._path, lambda file: file.write(content.getvalue()))
 
 
 def check_actions(outputs: dict[str, Any], step: SupportsInt) -> dict[str, Any]:

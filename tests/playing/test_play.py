@@ -203,7 +203,7 @@ def test_n_dreams_different_futures_of_one_moment_and_goes_on_with_one(player):
 def test_r_forgets_what_was_seen_and_leaves_the_game_where_it_is(player):
     press(player, "", 5)
     first = player._stepper.observe(
-        player._stepper.initial(), player.action * 0, player.obs, True
+        player._stepper.initial(1), player.action * 0, player.obs, True
     )[0]
     assert not torch.equal(player.state["deter"], first["deter"])
     press(player, "r")

@@ -82,7 +82,7 @@ def test_a_window_is_driven_by_the_keyboard(logdir, monkeypatch):
     seen = []
     Typist(player, {3: ["i"], 8: ["k", "n", "left"], 15: ["escape"]})
     player.commands["n"] = (lambda: seen.append(player.dream_step), "")
-    play_window(player, Script("1:m"), 0, False, "", "A test")
+    play_window(player, "A test", Script("1:m"), 0, False, "")
     assert player.view == "model" and player.control == "person"
     assert player.dreaming and seen and player.done
 

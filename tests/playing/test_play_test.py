@@ -193,7 +193,7 @@ def test_a_window_is_driven_by_the_keyboard(monkeypatch):
     player = make("toy_catch")
     player.rate = 500
     Typist(player, {2: ["m"], 4: ["l"], 9: ["escape"]})
-    play_window(player, Script(), 0, False, "", "A test")
+    play_window(player, "A test", Script(), 0, False, "")
     assert (player.view, player.control, player.done) == ("agent", "random", True)
 
 
