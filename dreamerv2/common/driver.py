@@ -40,8 +40,7 @@ class Driver:
     and `replace` gives the one that goes on in its place, or by default raises a
     RuntimeError. `timer` is told the time of waiting for them, as env. `extra` are
     outputs of the policy, beside actions, that transitions keep, each with what stands
-    for it at a reset and where the policy does not give it.
-    """
+    for it where the policy does not give it, as at a reset."""
 
     def __init__(
         self,
@@ -54,10 +53,10 @@ class Driver:
         self._replace = replace or _refuse
         self._timer = timer or (lambda name: contextlib.nullcontext())
         self._extra = dict(extra or {})
+        spaces = [env.act_space.items() for env in self._envs]
         self._no_actions = [
-            {k: np.zeros(v.shape, v.dtype) for k, v in env.act_space.items()}
-            | self._extra
-            for env in self._envs
+            {**{k: np.zeros(v.shape, v.dtype) for k, v in items}, **self._extra}
+            for items in spaces
         ]
         self._on_step: list[Callable[..., Any]] = []
         self._on_reset: list[Callable[..., Any]] = []
@@ -100,17 +99,14 @@ class Driver:
         Environments stop in mid-episode, and go on there with the next call. The first
         `episodes` episodes of several are the shortest ones: to evaluate, call
         `reset()` and ask for `episodes_per_env`, one number or one for each; then each
-        plays that many and stands still until the others have, too.
-        """
+        plays that many and stands still until the others have, too."""
         if not self._envs:
             raise ValueError("This Driver has no environments to step.")
         if episodes_per_env and (steps or episodes):
             raise ValueError("Give episodes_per_env alone, without steps or episodes.")
         step, finished = 0, [0] * len(self._envs)
-        active = list(range(len(self._envs)))
-        shares = episodes_per_env
-        if isinstance(shares, int):
-            shares = [shares] * len(active)
+        active, shares = list(range(len(self._envs))), episodes_per_env
+        shares = [shares] * len(active) if isinstance(shares, int) else shares
         while step < steps or sum(finished) < episodes or episodes_per_env:
             if episodes_per_env:
                 active = [i for i in active if finished[i] < shares[i]]
@@ -173,10 +169,8 @@ class Driver:
         self, active: list[int], actions: list[dict[str, np.ndarray]]
     ) -> list[int]:
         """Step each active environment; return the indices of those that made it."""
-        calls = {}
-        for i in active:
-            told = {k: v for k, v in actions[i].items() if k not in self._extra}
-            calls[i] = self._envs[i].step, (told,)
+        told = [{k: x[k] for k in x.keys() - self._extra.keys()} for x in actions]
+        calls = {i: (self._envs[i].step, (told[i],)) for i in active}
         with self._timer("env"):
             observed = self._gather(calls)
         for i, ob in observed.items():
@@ -201,8 +195,9 @@ class Driver:
             try:
                 results[i] = function(*args)
                 if not callable(results[i]):
-                    steps = len(self._episodes[i].get("is_first", ()))
-                    _check_finite(results[i], steps)
+                    _check_finite(
+                        results[i], len(self._episodes[i].get("is_first", ()))
+                    )
             except UsageError:
                 raise
             except Exception as error:  # Environments may raise anything.

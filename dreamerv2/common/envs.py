@@ -37,8 +37,7 @@ def make_env(config: Any, seed: int, train: bool = True) -> Env:
 
     Actions are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied. Equal
     seeds, in [0, 2**32), give equal episodes and actions of the action space.
-    UsageError for an unknown suite or name, and for a missing optional package.
-    """
+    UsageError for an unknown suite or name, and for a missing optional package."""
     suite, _, name = config.task.partition("_")
     if suite == OWN:
         raise UsageError(
@@ -61,8 +60,7 @@ def limited(env: Env, config: Any, seed: int) -> Env:
     """Normalize an environment's actions, limit its time, seed its action space."""
     space = env.act_space["action"]
     if not getattr(space, "discrete", False):  # One-hot vectors already.
-        kind = OneHotAction if hasattr(space, "n") else NormalizeAction
-        env = kind(env)
+        env = OneHotAction(env) if hasattr(space, "n") else NormalizeAction(env)
     env = TimeLimit(env, config.time_limit)
     env.act_space["action"].seed(seed)
     return env
@@ -106,13 +104,14 @@ def _make_retro(name: str, config: Any, seed: int) -> Env:
             "evaluation need one each: use --envs_parallel process."
         )
     repeat, size = config.action_repeat, config.render_size
-    return Retro(name, repeat, size, config.atari_grayscale, seed=seed)
+    return Retro(name, repeat, size, config.atari_grayscale, seed)
 
 
 def _make_gym(name: str, config: Any, seed: int) -> Env:
-    env = GymWrapper(_gym_made(name), seed=seed)
-    render = "image" not in env.obs_space and _asks_for_image(config)
-    if render:
+    env = GymWrapper(_gym_made(name), seed)
+    # Where the encoder's pattern names the image, rather than anything.
+    named = _sees_image(config) and not re.match(config.encoder.cnn_keys, "~")
+    if render := named and "image" not in env.obs_space:
         env.close()
         env = GymWrapper(_gym_made(name, render_mode="rgb_array"), seed=seed)
     env = ActionRepeat(env, config.action_repeat)
@@ -166,8 +165,3 @@ SUITES: dict[str, Callable[[str, Any, int], Env]] = {
 def _sees_image(config: Any) -> bool:
     """Check that the encoder uses an image: rendering it is slow, so only then."""
     return bool(re.match(config.encoder.cnn_keys, "image"))
-
-
-def _asks_for_image(config: Any) -> bool:
-    """Check that the encoder's pattern names the image, rather than anything."""
-    return _sees_image(config) and not re.match(config.encoder.cnn_keys, "~")

@@ -43,12 +43,10 @@ class Misfit(UsageError):
         self.where, self.found = where, found
 
 
-def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -> None:
+def match_state(expected: Mapping, found: Mapping, where: str) -> None:
     """Check that two mappings have the same names, and tensors of the same shapes.
-
-    Misfit otherwise, which lists at most `limit` names of a kind and begins with
-    `where`: what `found` is, such as "variables.pt: model".
-    """
+    Misfit otherwise, which begins with `where`: what `found` is, such as
+    "variables.pt: model"."""
     both = [(k, _shape(found[k]), _shape(expected[k])) for k in expected if k in found]
     kinds = {
         "missing": map(str, set(expected) - set(found)),
@@ -58,8 +56,8 @@ def match_state(expected: Mapping, found: Mapping, where: str, limit: int = 5) -
     parts = []
     for kind, names in kinds.items():
         if names := sorted(names):
-            more = ", ..." if len(names) > limit else ""
-            parts.append(f"{len(names)} {kind} ({', '.join(names[:limit])}{more})")
+            listed = [*names[:5], "..."] if len(names) > 5 else names
+            parts.append(f"{len(names)} {kind} ({', '.join(listed)})")
     if parts:
         raise Misfit(where, ", ".join(parts))
 

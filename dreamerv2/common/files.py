@@ -18,8 +18,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
 
     A temporary file in the same folder reaches the disk and is then renamed; one that a
     killed process left is removed by the next call. UsageError if the file cannot be
-    written; the one before is untouched.
-    """
+    written; the one before is untouched."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -64,11 +63,9 @@ def first_line(error: BaseException) -> str:
 
 
 class _Sink:
-    """Takes bytes for a file, and keeps the first error until the writer is done.
-
-    Torch's C++ writer turns an exception into another one, or aborts the process when
-    its destructor tries again. So it never sees any, a second Ctrl-C included.
-    """
+    """Takes bytes for a file, and keeps the first error until the writer is done:
+    torch's C++ writer turns an exception into another one, or aborts the process when
+    its destructor tries again. So it never sees any, a second Ctrl-C included."""
 
     def __init__(self, file: BinaryIO):
         self._file = file

@@ -43,10 +43,8 @@ class FlatAction:
 
     Discrete, multi-discrete and multi-binary spaces, and dicts and tuples of these,
     become one discrete `space` of all their combinations; boxes, and dicts and tuples
-    of them, become one box of one dimension, in float64, which holds 32-bit integers.
-    UsageError for a mix, for more than 512 combinations, a bound on one side alone, and
-    other kinds.
-    """
+    of them, one box of one dimension, in float64, which holds 32-bit integers.
+    UsageError for a mix, more than 512 combinations, and a bound on one side alone."""
 
     def __init__(self, space: Any):
         self._nested = space
@@ -71,13 +69,11 @@ class FlatAction:
     def __call__(self, action: Any) -> Any:
         """Return what the environment takes, for an index or a vector (n,)."""
         if self._boxes:
-            flat = np.asarray(action, np.float64).reshape(-1)
+            make, flat = _boxed, np.asarray(action, np.float64).reshape(-1)
         else:
-            flat = np.array(np.unravel_index(int(action), self._sizes))
+            make, flat = _chosen, np.array(np.unravel_index(int(action), self._sizes))
         parts = np.split(flat, self._cuts)
-        make = _boxed if self._boxes else _chosen
-        values = map(make, self._leaves, parts)
-        return nest(self._nested, values)
+        return nest(self._nested, map(make, self._leaves, parts))
 
     def _discrete(self) -> Discrete:
         total = int(np.prod(self._sizes, dtype=np.float64).clip(max=2**53))
@@ -90,15 +86,13 @@ class FlatAction:
 
     def _box(self) -> Box:
         """Join the boxes; what is beyond all use is no bound."""
-        low, high = (
-            np.concatenate([np.ravel(x).astype(np.float64) for x in sides])
-            for sides in zip(*((b.low, b.high) for b in self._boxes), strict=True)
-        )
-        floats = np.concatenate(
-            [np.full(b.low.size, np.dtype(b.dtype).kind == "f") for b in self._boxes]
-        )
-        low = np.where(floats & (low <= -_UNBOUNDED), -np.inf, low)
-        high = np.where(floats & (high >= _UNBOUNDED), np.inf, high)
+        lows, highs = [], []
+        for box in self._boxes:
+            low, high = (np.ravel(x).astype(np.float64) for x in (box.low, box.high))
+            is_float = np.dtype(box.dtype).kind == "f"
+            lows.append(np.where(is_float & (low <= -_UNBOUNDED), -np.inf, low))
+            highs.append(np.where(is_float & (high >= _UNBOUNDED), np.inf, high))
+        low, high = np.concatenate(lows), np.concatenate(highs)
         if not low.size or (np.isfinite(low) != np.isfinite(high)).any():
             raise UsageError(
                 f"The actions {shown(self._nested)} have a bound on one side alone, or "

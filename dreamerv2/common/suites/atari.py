@@ -24,7 +24,7 @@ class Atari:
     over the area of each pixel of `size`. The loss of a life ends nothing, and there is
     no time limit. Actions are indexes into those that the game uses, or into all 18
     with `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
-    """
+    `render` gives the screen in full colour, (210, 160, 3) uint8 for most games."""
 
     # The emulator's settings and its lists of games are shared by all threads.
     LOCK = threading.Lock()
@@ -56,19 +56,17 @@ class Atari:
         ale, screen = self._ale, self._ale.getScreenDims()
         actions = ale.getLegalActionSet if all_actions else ale.getMinimalActionSet
         self._actions = actions()
+        self.action_names = [action.name for action in self._actions]
         self._grab = ale.getScreenGrayscale if grayscale else ale.getScreenRGB
         self._frames = np.zeros((2, *screen, *(() if grayscale else (3,))), np.uint8)
         self._resize = AreaResize(screen, size)
         self._shape = (*size, 1 if grayscale else 3)
-        self.obs_space = {
-            "image": Box(0, 255, self._shape, np.uint8),
-            "ram": Box(0, 255, (128,), np.uint8),
-            **signal_spaces(),
-        }
+        shapes = {"image": self._shape, "ram": (128,)}
+        self.obs_space = {k: Box(0, 255, v, np.uint8) for k, v in shapes.items()}
+        self.obs_space.update(signal_spaces())
         self.act_space = {"action": Discrete(len(self._actions))}
 
     def reset(self) -> Obs:
-        """Begin a game and play its no-ops."""
         self._ale.reset_game()
         self._held = 0
         # A game that ends while nothing is done starts again.
@@ -81,7 +79,6 @@ class Atari:
         return with_signals(self._obs(), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Hold `action["action"]`, an index, for action_repeat frames."""
         chosen = self._actions[int(action["action"])].value
         reward, last = 0, self._repeat - 1
         draws = self._random.random(self._repeat)
@@ -101,7 +98,6 @@ class Atari:
         return with_signals(self._obs(), reward, is_last=over, is_terminal=over)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the game and its random numbers, as plain bytes, arrays and ints."""
         return {
             "emulator": self._ale.cloneSystemState().serialize(),
             "frames": self._frames.copy(),
@@ -110,20 +106,13 @@ class Atari:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned, to the last bit; any exception for a
-        state of another version of the emulator."""
+        """Raises any exception for a state of another version of the emulator."""
         self._ale.restoreSystemState(ale_py.ALEState(state["emulator"]))
         self._frames[:] = state["frames"]
         self._random.bit_generator.state = state["random"]
         self._held = int(state["held"])
 
-    @property
-    def action_names(self) -> list[str]:
-        """Return what the actions mean, such as NOOP or UPFIRE."""
-        return [action.name for action in self._actions]
-
     def render(self) -> np.ndarray:
-        """Return the screen in full colour, (210, 160, 3) uint8 for most games."""
         return self._ale.getScreenRGB()
 
     def _obs(self) -> dict[str, np.ndarray]:

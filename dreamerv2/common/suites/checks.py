@@ -17,18 +17,17 @@ _FAULTS += (NotImplementedError, TypeError)
 _UNSCALED = 16  # An image without bounds should stay within this.
 
 
-def check_env(env: Env, steps: int = 4) -> None:
+def check_env(env: Env) -> None:
     """Try a reset and a few steps, and check them against the spaces.
 
-    An environment that can be saved is left as it was; others begin anew with their
-    next reset. Numbers beyond the bounds of a vector are a warning; what may pass, as a
-    lost connection, is left to the run. UsageError for all else that is not as the
-    spaces say, and what an environment raises for a fault in its code.
-    """
+    An environment that can be saved is left as it was. Numbers beyond the bounds of a
+    vector are a warning; what may pass, as a lost connection, is left to the run.
+    UsageError for all else that is not as the spaces say, and what an environment
+    raises for a fault in its code."""
     before, space = state_of(env), env.act_space["action"]
     obs: Obs = {"is_last": True}
     try:
-        for step in range(steps):
+        for step in range(4):
             obs = env.reset() if obs["is_last"] else env.step(_action(space, step))
             for key, value in obs.items():
                 if key in env.obs_space and not key.startswith("log_"):
@@ -65,12 +64,19 @@ def refuse_many(env: Any) -> None:
         )
 
 
-def read_reward(value: Any) -> float:
-    """Return a reward as a number; UsageError for none and for several."""
+def _number(value: Any) -> float | None:
+    """Return what may be any kind of number, or None for none and for several."""
     with contextlib.suppress(Exception):  # Of a tensor elsewhere.
         array = np.asarray(value)
         if array.dtype.kind in "biuf" and array.size == 1:
             return float(array.reshape(()))
+    return None
+
+
+def read_reward(value: Any) -> float:
+    """Return a reward as a number; UsageError for none and for several."""
+    if (number := _number(value)) is not None:
+        return number
     raise UsageError(
         f"The environment gave the reward {value!r}, but expected is one number: have "
         "its step() give a float."
@@ -79,12 +85,8 @@ def read_reward(value: Any) -> float:
 
 def read_flag(name: str, value: Any) -> bool:
     """Return True or False; UsageError for what is neither."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    with contextlib.suppress(Exception):
-        array = np.asarray(value)
-        if array.dtype.kind in "biuf" and array.size == 1 and array.item() in (0, 1):
-            return bool(array.item())
+    if (number := _number(value)) in (0, 1):
+        return bool(number)
     raise UsageError(
         f"The environment gave {value!r} for {name!r}, but expected is True or False: "
         "have its step() give a bool."

@@ -5,23 +5,19 @@ from gymnasium.spaces import Box, Discrete
 
 from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
+from dreamerv2.common.suites.wrappers import Wrapper
 
 
-class Crafter:
+class Crafter(Wrapper):
     """Actions are indexes. Observations: `image` (*size, 3) uint8, `log_reward` float32
     (also without `reward`), and per achievement `log_achievement_NAME` int32, how often
     it was done in this episode. Death is terminal, the end of the day (10000 steps) is
     not."""
 
-    def __init__(
-        self,
-        reward: bool = True,
-        size: tuple[int, int] = (64, 64),
-        seed: int | None = None,
-    ):
+    def __init__(self, reward: bool, size: tuple[int, int], seed: int):
         crafter = require("crafter", "crafter")
         # Crafter's own size is (width, height).
-        self._env = crafter.Env(size=tuple(size)[::-1], reward=reward, seed=seed)
+        super().__init__(crafter.Env(size=tuple(size)[::-1], reward=reward, seed=seed))
         self._names = list(crafter.constants.achievements)
         self.obs_space = {
             "image": Box(0, 255, (*size, 3), np.uint8),
@@ -33,18 +29,12 @@ class Crafter:
         self.action_names = list(crafter.constants.actions)
 
     def reset(self) -> Obs:
-        """Begin a new world."""
         return with_signals(self._obs(self._env.reset(), 0.0, {}), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Take an action, an index."""
         image, reward, last, info = self._env.step(int(action["action"]))
         obs = self._obs(image, info["reward"], info["achievements"])
         return with_signals(obs, reward, False, last, last and info["discount"] == 0)
-
-    def render(self) -> np.ndarray:
-        """Draw the world around the player, (H, W, 3) uint8."""
-        return np.asarray(self._env.render())
 
     def _obs(self, image: np.ndarray, reward: float, done: dict[str, int]) -> dict:
         logs = {_log(name): np.int32(done.get(name, 0)) for name in self._names}

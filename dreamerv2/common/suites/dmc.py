@@ -10,9 +10,10 @@ from dreamerv2.common.suites import mujoco_gl
 from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.spelling import nearest
+from dreamerv2.common.suites.wrappers import Wrapper
 
 
-class DMC:
+class DMC(Wrapper):
     """A task of the DeepMind Control suite, of its manipulation or rodent tasks.
 
     `name` is DOMAIN_TASK (`cup` means `ball_in_cup`), manip_TASK as in
@@ -20,33 +21,28 @@ class DMC:
     task's own bounds, held for `action_repeat` steps, whose rewards are summed.
     Observations: the task's own, without those of shape (0,): numbers as vectors (n,)
     float32, a camera's picture as (H, W, 3) uint8; with `image` also `image` (*size, 3)
-    uint8, by `camera` (-1 for the task's usual one).
-    """
+    uint8, what `render` gives, by `camera` (-1 for the task's usual one)."""
 
     CAMERAS = {
-        "quadruped_walk": 2,
-        "quadruped_run": 2,
-        "quadruped_escape": 2,
-        "quadruped_fetch": 2,
-        "locom_rodent_maze_forage": 1,
-        "locom_rodent_two_touch": 1,
+        **{f"quadruped_{task}": 2 for task in ("walk", "run", "escape", "fetch")},
+        **{f"locom_rodent_{task}": 1 for task in ("maze_forage", "two_touch")},
     }
 
     def __init__(
         self,
         name: str,
-        action_repeat: int = 1,
-        size: tuple[int, int] = (64, 64),
-        camera: int = -1,
-        image: bool = True,
-        seed: int | None = None,
+        action_repeat: int,
+        size: tuple[int, int],
+        camera: int,
+        image: bool,
+        seed: int,
     ):
         mujoco_gl.choose_renderer()
         # The rodent's tasks look through its eyes before that can be turned off.
         if image or name.startswith("locom_"):
             require("dm_control", "dmc")
             mujoco_gl.check_renderer()
-        self._env = _load_dmc(name, image, seed)
+        super().__init__(_load_dmc(name, image, seed))
         self._repeat = action_repeat
         self._size = tuple(size)
         self._camera = self.CAMERAS.get(name, 0) if camera == -1 else camera
@@ -65,11 +61,9 @@ class DMC:
                 raise mujoco_gl.cannot_render(error) from error
 
     def reset(self) -> Obs:
-        """Begin an episode."""
         return with_signals(self._obs(self._env.reset()), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Hold an action for action_repeat steps or to the episode's end."""
         if not np.isfinite(action["action"]).all():
             raise ValueError(f"Expected finite actions, but got {action['action']}.")
         reward = 0.0
@@ -82,12 +76,7 @@ class DMC:
         return with_signals(self._obs(now), reward, False, last, terminal)
 
     def render(self) -> np.ndarray:
-        """Return the camera's picture, (*size, 3) uint8."""
         return self._env.physics.render(*self._size, camera_id=self._camera)
-
-    def close(self) -> None:
-        """Free the simulation and its renderer."""
-        self._env.close()
 
     def _obs(self, now: Any) -> dict[str, np.ndarray]:
         obs = {

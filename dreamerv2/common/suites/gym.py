@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -22,8 +22,7 @@ class GymWrapper(Wrapper):
 
     Observations and actions may be nested: see FlatObservation and FlatAction. A
     truncation sets is_last alone. The `seed` goes into the first reset. UsageError,
-    here and later, for what is not as either interface says.
-    """
+    here and later, for what is not as either interface says."""
 
     def __init__(self, env: Any, seed: int | None = None):
         refuse_many(env)
@@ -39,7 +38,6 @@ class GymWrapper(Wrapper):
         self._seed = seed
 
     def reset(self) -> Obs:
-        """Begin an episode."""
         seed, self._seed = self._seed, None
         result = self._begin(seed)
         # Gymnasium gives (obs, info), gym the observation alone.
@@ -47,7 +45,6 @@ class GymWrapper(Wrapper):
         return with_signals(self._observation(obs), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Take an action."""
         result = self._env.step(self._action(action["action"]))
         count = len(result) if isinstance(result, tuple | list) else 0
         if count not in (4, 5):
@@ -74,17 +71,17 @@ class GymWrapper(Wrapper):
 
     def render(self) -> np.ndarray:
         """Draw the environment, (H, W, 3) uint8; it must be made to render."""
-        if isinstance(self._env, gymnasium.Env):
-            image = self._env.render()
-        else:
-            image = self._env.render(mode="rgb_array")
-        return np.asarray(image)
+        old = not isinstance(self._env, gymnasium.Env)
+        return np.asarray(self._env.render(**{"mode": "rgb_array"} if old else {}))
 
     def state_dict(self) -> None:
         """Return None: Gymnasium has no way to save an environment."""
 
     def _begin(self, seed: int | None) -> Any:
-        *wrappers, inner = _layers(self._env)
+        wrappers, inner = [], self._env
+        while isinstance(inner, gymnasium.Wrapper):
+            wrappers.append(inner)
+            inner = inner.env
         seeded = {} if seed is None else {"seed": seed}
         if seeded and not all(_accepts(env, seeded) for env in (*wrappers, inner)):
             seeded = {}
@@ -117,14 +114,6 @@ class GymWrapper(Wrapper):
         if [key for key, _ in parts] == [0, 1] and parts_of(parts[1][1]) is not None:
             return isinstance(obs, tuple)
         return info is None or isinstance(info, Mapping)
-
-
-def _layers(env: Any) -> Iterator[Any]:
-    """Yield Gymnasium's wrappers and what they are around, from the outside in."""
-    while isinstance(env, gymnasium.Wrapper):
-        yield env
-        env = env.env
-    yield env
 
 
 def _accepts(env: Any, arguments: Mapping[str, Any]) -> bool:

@@ -17,17 +17,14 @@ def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] 
     """Return an image's shape (H, W, C) and what brings its values there, or None.
 
     Boxes of three dimensions are images, (H, W, C) or (C, H, W), those of four stacks
-    of them, whose channels are joined. A box of two is one of gray if its bounds are
-    those of pixels; small boards are none. UsageError where the shape does not tell
-    which axis holds the channels.
-    """
+    of them, whose channels are joined. A box of two is a gray one if its bounds are
+    those of pixels; small boards are none. UsageError for axes that cannot be told."""
     shape = tuple(space.shape)
     if len(shape) == 2 and _is_gray(space):
         return (*shape, 1), lambda x: x[..., None]
     if len(shape) not in (3, 4) or 0 in shape:
         return None
-    last = _channels_last(shape[-3:])
-    if last is None:
+    if (last := _channels_last(shape[-3:])) is None:
         raise UsageError(
             f"The observation {name!r} of shape {shape} may be an image (H, W, C) or "
             "(C, H, W): have the environment give fewer channels, or a vector."

@@ -10,6 +10,8 @@ Spaces = dict[str, Space]
 Obs = dict[str, Any]
 Action = dict[str, Any]
 
+FLAGS = ("is_first", "is_last", "is_terminal")
+
 
 class Env(Protocol):
     """An environment: any object with these two spaces and two methods.
@@ -17,18 +19,17 @@ class Env(Protocol):
     Besides its own keys every observation holds those of `signal_spaces`. There may be,
     too: `render()` gives a picture (H, W, 3) uint8; `close()` frees what is held;
     `state_dict()` gives plain types, bytes and arrays, or None, and after
-    `load_state_dict(state)` it goes on as it did then, random numbers included.
-    """
+    `load_state_dict(state)` it goes on as it did then, random numbers included;
+    `oracle()` gives the best action; `action_names` say what discrete ones mean."""
 
-    @property
-    def obs_space(self) -> Spaces: ...
+    obs_space: Spaces
+    act_space: Spaces
 
-    @property
-    def act_space(self) -> Spaces: ...
+    def reset(self) -> Obs:
+        """Begin an episode."""
 
-    def reset(self) -> Obs: ...
-
-    def step(self, action: Action) -> Obs: ...
+    def step(self, action: Action) -> Obs:
+        """Take the action of the key `action`."""
 
 
 def signal_spaces() -> dict[str, Box]:
@@ -37,15 +38,9 @@ def signal_spaces() -> dict[str, Box]:
     reward: the sum since the last observation, 0 at a reset.
     is_first: this is the observation of a reset.
     is_last: the episode ends here, for whatever reason.
-    is_terminal: the value after this observation is zero; a time limit sets is_last
-      alone.
-    """
-    return {
-        "reward": Box(-np.inf, np.inf, (), np.float32),
-        "is_first": Box(0, 1, (), bool),
-        "is_last": Box(0, 1, (), bool),
-        "is_terminal": Box(0, 1, (), bool),
-    }
+    is_terminal: the value after this is zero; a time limit sets is_last alone."""
+    flags = {name: Box(0, 1, (), bool) for name in FLAGS}
+    return {"reward": Box(-np.inf, np.inf, (), np.float32), **flags}
 
 
 def with_signals(
@@ -56,19 +51,13 @@ def with_signals(
     is_terminal: bool = False,
 ) -> Obs:
     """Return a new dict of `obs` and the signals, in the types of `signal_spaces`."""
-    return {
-        **obs,
-        "reward": np.float32(reward),
-        "is_first": bool(is_first),
-        "is_last": bool(is_last),
-        "is_terminal": bool(is_terminal),
-    }
+    flags = zip(FLAGS, map(bool, (is_first, is_last, is_terminal)), strict=True)
+    return {**obs, "reward": np.float32(reward), **dict(flags)}
 
 
 def state_of(env: Env) -> dict[str, Any] | None:
     """Return the state of an environment, or None for one that cannot be saved."""
-    get = getattr(env, "state_dict", None)
-    return None if get is None else get()
+    return env.state_dict() if hasattr(env, "state_dict") else None
 
 
 def close(env: Env) -> None:

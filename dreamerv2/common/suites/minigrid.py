@@ -12,27 +12,22 @@ from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_s
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
 from dreamerv2.common.suites.spelling import find_spelt, letters
+from dreamerv2.common.suites.wrappers import Wrapper
 
 
-class MiniGrid:
+class MiniGrid(Wrapper):
     """A task of MiniGrid or BabyAI, of which the agent sees the part before it.
 
     Actions are indexes. Observations, of a view of 7 by 7 fields: `grid` (980,)
     float32, per field its object, colour and state, each one-hot; `direction` (4,)
     float32, where the agent looks, one-hot; with `image` also `image` (*size, 3) uint8,
     the view as a picture. What the mission's sentence says is not observed. A goal or a
-    death is terminal, the end of the task's steps is not.
-    """
+    death is terminal, the end of the task's steps is not. `render` shows the whole
+    world, from above. The seed goes into the first reset."""
 
-    def __init__(
-        self,
-        name: str,
-        image: bool = True,
-        size: tuple[int, int] = (64, 64),
-        seed: int | None = None,
-    ):
+    def __init__(self, name: str, image: bool, size: tuple[int, int], seed: int):
         constants = require("minigrid.core.constants", "minigrid")
-        self._env = _make(find_grid(name))
+        super().__init__(_make(find_grid(name)))
         self._seed = seed
         names = "OBJECT_TO_IDX", "COLOR_TO_IDX", "STATE_TO_IDX"
         self._kinds = [len(getattr(constants, name)) for name in names]
@@ -51,24 +46,14 @@ class MiniGrid:
         self.action_names = [a.name for a in self._env.unwrapped.actions]
 
     def reset(self) -> Obs:
-        """Begin a new world; the seed goes into the first reset."""
         seed, self._seed = self._seed, None
         obs, _ = self._env.reset(seed=seed)
         return with_signals(self._obs(obs), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Take an action, an index."""
         obs, reward, terminal, truncated, _ = self._env.step(int(action["action"]))
         last = terminal or truncated
         return with_signals(self._obs(obs), reward, False, last, terminal)
-
-    def render(self) -> np.ndarray:
-        """Draw the whole world from above, (H, W, 3) uint8."""
-        return np.asarray(self._env.render())
-
-    def close(self) -> None:
-        """Free the environment."""
-        self._env.close()
 
     def _obs(self, obs: dict[str, Any]) -> dict[str, np.ndarray]:
         codes = obs["image"]  # (7, 7, 3): object, colour and state.
@@ -91,8 +76,7 @@ def find_grid(name: str) -> str:
     known: dict[str, str] = {}
     # By version, so that the last one wins where it is left out.
     for full in sorted(ids, key=lambda i: gymnasium.spec(i).version or 0):
-        short = re.sub("-v[0-9]+$", "", full)
-        for spelling in (full, short):
+        for spelling in (full, re.sub("-v[0-9]+$", "", full)):
             known[letters(spelling)] = full
             known[letters(spelling.removeprefix("MiniGrid-"))] = full
     return find_spelt("MiniGrid task", name, known)

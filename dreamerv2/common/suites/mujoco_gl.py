@@ -17,11 +17,9 @@ WAYS = (
 
 
 def choose_renderer() -> None:
-    """Set MUJOCO_GL, unless it is, or there is a screen, which MuJoCo finds itself.
-
-    To egl where a device of it can be opened, else osmesa where its library is there,
-    else to no rendering. Must come before dm_control is imported.
-    """
+    """Set MUJOCO_GL, unless it is, or there is a screen, which MuJoCo finds itself: to
+    egl where a device of it can be opened, else osmesa where its library is there, else
+    to no rendering. Must come before dm_control is imported."""
     screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if sys.platform != "linux" or screen or os.environ.get("MUJOCO_GL"):
         return
@@ -55,22 +53,20 @@ def has_egl() -> bool:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
         return False
-    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    uint, pointer = ctypes.c_uint, ctypes.c_void_p
+    egl.eglGetProcAddress.restype = pointer
     egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
-    egl.eglInitialize.argtypes = [ctypes.c_void_p] * 3
+    egl.eglInitialize.argtypes = [pointer] * 3
     query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    get_display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
-    if not query or not get_display:
+    display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
+    if not query or not display:
         return False
-    pointer = ctypes.c_void_p
-    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, pointer, pointer)(query)
-    get_display = ctypes.CFUNCTYPE(pointer, ctypes.c_uint, pointer, pointer)(
-        get_display
-    )
+    query = ctypes.CFUNCTYPE(uint, ctypes.c_int, pointer, pointer)(query)
+    display = ctypes.CFUNCTYPE(pointer, uint, pointer, pointer)(display)
     devices, count = (pointer * _DEVICES)(), ctypes.c_int()
     if not query(_DEVICES, devices, ctypes.addressof(count)):
         return False
-    displays = (get_display(_PLATFORM_DEVICE, d, None) for d in devices[: count.value])
+    displays = (display(_PLATFORM_DEVICE, d, None) for d in devices[: count.value])
     # Left open: closing it would close it for all of this process.
     return any(d and egl.eglInitialize(d, None, None) for d in displays)
 

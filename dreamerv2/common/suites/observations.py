@@ -20,18 +20,16 @@ Convert = Callable[[str, np.ndarray], np.ndarray]
 class FlatObservation:
     """Nested observations as a flat dict of images and vectors.
 
-    Dicts and tuples may be nested; the names on the way are joined by `_`, as in
-    robot_joints or view_0. A discrete value becomes a one-hot vector, a multi-discrete
-    one the one-hot vectors of its parts in a row, a multi-binary one a vector. Boxes
-    become images (see `image_layout`) or vectors. Floats become float32, integers but
-    uint8 int32, so that the values stay. What is none of these is left out. `spaces`
-    maps each name to its box. UsageError where nothing is left, and, when called, for
-    what the space does not say, and numbers that would have to change.
-    """
+    The names of nested dicts and tuples are joined by `_`, as in robot_joints or
+    view_0. A discrete value becomes a one-hot vector, a multi-discrete one those of its
+    parts in a row, a multi-binary one a vector; boxes become images (see
+    `image_layout`) or vectors. Floats become float32, integers but uint8 int32. What is
+    none of these is left out. `spaces` maps each name to its box. UsageError where
+    nothing is left, and, when called, for what the space does not say, and numbers that
+    would have to change."""
 
     def __init__(self, space: Any):
-        self._space = space
-        self._begun = False
+        self._keys = {key for key, _ in spaces.parts_of(space) or ()}
         self._parts: dict[str, tuple[spaces.Path, Any, Convert]] = {}
         self.spaces: dict[str, Box] = {}
         taken = {*signal_spaces(), "action"}
@@ -62,25 +60,19 @@ class FlatObservation:
 
     def __call__(self, obs: Any) -> dict[str, np.ndarray]:
         """Return new arrays, one per name in `spaces`."""
-        if not self._begun:
-            self._refuse_others(obs)
-        result = {}
-        for name, (path, leaf, convert) in self._parts.items():
-            value = _numbers(name, _at(obs, path), leaf)
-            result[name] = np.array(convert(name, value), self.spaces[name].dtype)
-        self._begun = True
-        return result
-
-    def _refuse_others(self, obs: Any) -> None:
-        """Refuse keys that the space lacks: they would not be seen."""
-        parts = spaces.parts_of(self._space)
-        if parts and isinstance(obs, Mapping):
-            others = sorted(str(k) for k in {*obs} - {key for key, _ in parts})
-            if others:
+        if self._keys and isinstance(obs, Mapping):
+            # Once: keys that the space lacks would not be seen.
+            if others := sorted(map(str, obs.keys() - self._keys)):
                 raise UsageError(
                     f"The environment observes {', '.join(others)}, of which its space "
                     "does not know: add it to the space, or leave it out."
                 )
+            self._keys = set()
+        result = {}
+        for name, (path, leaf, convert) in self._parts.items():
+            value = _numbers(name, _at(obs, path), leaf)
+            result[name] = np.array(convert(name, value), self.spaces[name].dtype)
+        return result
 
 
 def _at(obs: Any, path: spaces.Path) -> Any:
@@ -114,7 +106,7 @@ def _numbers(name: str, value: Any, leaf: Any) -> np.ndarray:
 
 
 def wrong(name: str, found: str, space: Any) -> UsageError:
-    """Return the sentence for an observation that is not what its space says."""
+    """Return the error for an observation that is not what its space says."""
     said = spaces.shown(space)
     if spaces.is_box(space):
         low, high = spaces.bounds(space)
@@ -157,16 +149,13 @@ def _flat_box(name: str, leaf: Any) -> tuple[Box, Convert] | None:
     dtype = np.dtype(leaf.dtype)
     if 0 in leaf.shape:
         return None
-    layout = image_layout(name, leaf)
-    if layout is None:
-        shape, arrange = (int(np.prod(leaf.shape)),), np.ravel
-    else:
-        shape, arrange = layout
+    vector = (int(np.prod(leaf.shape)),), np.ravel
+    shape, arrange = image_layout(name, leaf) or vector
     if dtype.kind in "fb":
-        stored = np.dtype(np.float32)
+        stored, info = np.dtype(np.float32), np.finfo(np.float32)
     else:
         stored = np.dtype(np.uint8 if dtype == np.uint8 else np.int32)
-    info = np.finfo(stored) if stored.kind == "f" else np.iinfo(stored)
+        info = np.iinfo(stored)
     least, most = (0, 1) if dtype.kind == "b" else (info.min, info.max)
     ends = (np.broadcast_to(x, leaf.shape).astype(float) for x in (leaf.low, leaf.high))
     low, high = (

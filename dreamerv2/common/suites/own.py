@@ -14,11 +14,9 @@ from dreamerv2.common.suites.wrappers import Wrapper
 
 
 class OwnWrapper(Wrapper):
-    """An environment of our own interface that somebody else wrote.
-
-    Its spaces may be any, see FlatObservation and FlatAction; keys that begin `log_`
-    stay as they are. UsageError, here and later, for what is not as the interface says.
-    """
+    """An environment of our own interface that somebody else wrote. Its spaces may be
+    any, see FlatObservation and FlatAction; keys that begin `log_` stay as they are.
+    UsageError, here and later, for what is not as the interface says."""
 
     def __init__(self, env: Any):
         super().__init__(env)
@@ -35,8 +33,8 @@ class OwnWrapper(Wrapper):
                 "'action' alone is expected: join them to one space of that name."
             )
         self._logs = {k: v for k, v in spaces.items() if str(k).startswith("log_")}
-        others = {*self._logs, *signal_spaces()}
-        own = {k: v for k, v in spaces.items() if k not in others}
+        self._needed = {*signal_spaces(), *self._logs}
+        own = {k: v for k, v in spaces.items() if k not in self._needed}
         self._observation = FlatObservation(own)
         action = actions["action"]
         # One-hot vectors are given as they are.
@@ -46,21 +44,19 @@ class OwnWrapper(Wrapper):
         self.act_space = {"action": flat.space if flat else action}
 
     def reset(self) -> Obs:
-        """Begin an episode."""
         return self._checked(self._env.reset(), first=True)
 
     def step(self, action: Action) -> Obs:
-        """Take an action."""
         taken = self._action(action["action"])
         return self._checked(self._env.step({"action": taken}), first=False)
 
     def _checked(self, obs: Any, first: bool) -> Obs:
-        needed = {*signal_spaces(), *self._logs}
-        if not isinstance(obs, Mapping) or not needed <= obs.keys():
+        if not isinstance(obs, Mapping) or not self._needed <= obs.keys():
             found = ", ".join(obs) if isinstance(obs, Mapping) else type(obs).__name__
+            needed = ", ".join(sorted(self._needed))
             raise UsageError(
-                "An environment with obs_space gives dicts with "
-                f"{', '.join(sorted(needed))}, but got {found}: add what is missing."
+                f"An environment with obs_space gives dicts with {needed}, but got "
+                f"{found}: add what is missing."
             )
         flags = [read_flag(k, obs[k]) for k in ("is_first", "is_last", "is_terminal")]
         if flags[0] != first or (first and flags[1]) or (flags[2] and not flags[1]):
@@ -69,7 +65,6 @@ class OwnWrapper(Wrapper):
                 f"{'reset' if first else 'step'}(): is_first belongs to a reset alone, "
                 "is_last to a step, and is_terminal to one that is_last, too."
             )
-        own = {k: v for k, v in obs.items() if k not in needed}
-        logs = {k: obs[k] for k in self._logs}
-        reward = read_reward(obs["reward"])
-        return with_signals({**self._observation(own), **logs}, reward, *flags)
+        own = self._observation({k: v for k, v in obs.items() if k not in self._needed})
+        own.update((k, obs[k]) for k in self._logs)
+        return with_signals(own, read_reward(obs["reward"]), *flags)

@@ -38,8 +38,7 @@ class Async:
     TimeoutError; the construction has 120 at least. A process is a fresh interpreter
     (torch's threads do not survive a fork) that loads neither the main script nor
     torch, unless the `constructor`, pickled with cloudpickle, asks for them. When this
-    process dies, the worker ends.
-    """
+    process dies, the worker ends."""
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class Async:
                 "expected thread or process."
             )
         self._name = name
-        self._timeout = timeout
+        self._timeout = timeout and max(timeout, CONSTRUCTION)
         self._ticket = 0  # Of the last request; the construction is number 0.
         self._answered = -1  # Ticket of the last answer; they come in order.
         self._replies: dict[int, list[Any]] = {}
@@ -65,59 +64,50 @@ class Async:
         self._end = weakref.finalize(self, _end, self._conn, self._worker)
         try:
             self._conn.send_bytes(payload)
-            patience = timeout and max(timeout, CONSTRUCTION)
-            self._receive(0, "its construction", patience)
+            self._receive(0, "its construction")
         except BaseException:
             self._end()
             raise
+        self._timeout = timeout
 
     @functools.cached_property
     def obs_space(self) -> Spaces:
-        """Return the environment's observation spaces."""
         return self.access("obs_space")
 
     @functools.cached_property
     def act_space(self) -> Spaces:
-        """Return the environment's action spaces."""
         return self.access("act_space")
 
     def reset(self) -> Callable[[], Obs]:
-        """Start a reset; the promise gives its observation."""
         return self.call("reset")
 
     def step(self, action: Action) -> Callable[[], Obs]:
-        """Start a step; the promise gives its observation."""
         return self.call("step", action)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """Start any method of the environment; the promise, called once, waits."""
-        function = operator.methodcaller(name, *args, **kwargs)
-        return self._request(name, function, self._timeout)
+        return self._request(name, operator.methodcaller(name, *args, **kwargs))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Wait for the environment's state; None if it cannot be saved."""
-        return self._request("save", state_of, self._timeout)()
+        return self._request("save", state_of)()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the environment go on from what state_dict returned."""
         self.call("load_state_dict", state)()
 
     def access(self, name: str) -> Any:
         """Wait for an attribute of the environment."""
-        return self._request(name, operator.attrgetter(name), self._timeout)()
+        return self._request(name, operator.attrgetter(name))()
 
     def close(self, grace: float = 5.0) -> None:
-        """Close the environment and end its worker, within about `grace` seconds.
-
-        A worker that is still busy then is killed (a thread is left behind), with a
-        warning. What the environment's own close raises is raised after that. Closing
-        twice is fine.
-        """
+        """Close the environment and end its worker, within about `grace` seconds. One
+        that is still busy then is killed (a thread is left behind), with a warning.
+        What the environment's own close raises is raised after that."""
         if not self._end.alive:
             return
         try:
             if self._alive():
-                self._request("close", close, grace)()
+                self._timeout = grace
+                self._request("close", close)()
         except TimeoutError:
             warnings.warn(
                 f"{self._name} did not close within {grace:g} s and was abandoned.",
@@ -131,23 +121,21 @@ class Async:
             return self._worker.poll() is None
         return self._worker.is_alive()
 
-    def _request(
-        self, what: str, function: Callable[[Env], Any], timeout: float | None
-    ) -> Callable[[], Any]:
+    def _request(self, what: str, function: Callable[[Env], Any]) -> Callable[[], Any]:
         if not self._end.alive:
             raise RuntimeError(f"{self._name} is closed.")
         # One request at a time: two sides that both send more than a pipe holds would
         # wait for each other.
-        self._wait(self._ticket, what, timeout)
+        self._wait(self._ticket, what)
         self._ticket += 1
         try:
             self._conn.send_bytes(cloudpickle.dumps((self._ticket, function)))
         except OSError as error:
             raise RuntimeError(self._death(what)) from error
-        return functools.partial(self._receive, self._ticket, what, timeout)
+        return functools.partial(self._receive, self._ticket, what)
 
-    def _receive(self, ticket: int, what: str, timeout: float | None) -> Any:
-        self._wait(ticket, what, timeout)
+    def _receive(self, ticket: int, what: str) -> Any:
+        self._wait(ticket, what)
         kind, value = self._replies.pop(ticket)
         if kind == "usage":
             raise UsageError(value)
@@ -156,12 +144,13 @@ class Async:
             raise WorkerFailed(f"{self._name} failed in {what}:\n{trace}", summed_up)
         return value
 
-    def _wait(self, ticket: int, what: str, timeout: float | None) -> None:
+    def _wait(self, ticket: int, what: str) -> None:
         """Wait until a request is answered; the answers are kept for their promises."""
         while self._answered < ticket:
-            if not self._conn.poll(timeout):
+            if not self._conn.poll(self._timeout):
+                seconds = f"{self._timeout:g} s"
                 raise TimeoutError(
-                    f"{self._name} gave no answer to {what} within {timeout:g} s."
+                    f"{self._name} gave no answer to {what} within {seconds}."
                 )
             try:
                 number, *reply = cloudpickle.loads(self._conn.recv_bytes())
@@ -188,22 +177,18 @@ def _start_thread() -> tuple[Connection, threading.Thread]:
 
 
 def _start_process() -> tuple[Connection, subprocess.Popen]:
-    """Start an interpreter that serves one; return our end of its pipe, too.
-    Multiprocessing's "spawn" would run the main script again in every worker."""
+    # Multiprocessing's "spawn" would run the main script again in every worker.
     if os.name != "posix":
         raise UsageError(
             "Environments in processes need Linux or macOS: use --envs_parallel thread."
         )
     ours, theirs = socket.socketpair()
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    env = {**os.environ, "PYTHONPATH": path}
-    env.setdefault("OMP_NUM_THREADS", "1")  # Many workers share the cores.
-    worker = subprocess.Popen(
-        [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
-        env=env,
-    )
+    # One thread, as many workers share the cores.
+    env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-c", _START, str(theirs.fileno()), str(os.getpid())]
+    files = {"stdin": subprocess.DEVNULL, "pass_fds": [theirs.fileno()]}
+    worker = subprocess.Popen(command, env=env, **files)
     theirs.close()  # So that the pipe ends when the worker does.
     return Connection(ours.detach()), worker
 

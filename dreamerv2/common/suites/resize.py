@@ -9,12 +9,10 @@ class AreaResize:
     Weights and sums are whole numbers, exact in float32 below 2^24, else in float64, so
     every machine gives the same pixels. With n old pixels, m new ones and g their
     greatest common divisor, let an old pixel be m/g units long; then a new one is n/g
-    units long, and the weight of an old pixel is the number of units that they share.
-    """
+    units long, and the weight of an old pixel is the number of units they share."""
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int]):
-        rows = _weights(int(old[0]), int(new[0]))
-        columns = _weights(int(old[1]), int(new[1]))
+        rows, columns = map(_weights, old, new)
         self._rows, self._columns = _taps(rows), _taps(columns)
         total = int(rows[0].sum()) * int(columns[0].sum())
         self._dtype = np.float32 if 255 * total < 2**24 else np.float64
@@ -29,8 +27,7 @@ class AreaResize:
 
 def _weights(old: int, new: int) -> np.ndarray:
     """Return the (new, old) matrix of shared units."""
-    divisor = np.gcd(old, new)
-    units_new, units_old = old // divisor, new // divisor
+    units_new, units_old = np.array([old, new]) // np.gcd(old, new)
     i, j = np.arange(new)[:, None], np.arange(old)[None, :]
     ends = np.minimum((i + 1) * units_new, (j + 1) * units_old)
     starts = np.maximum(i * units_new, j * units_old)
@@ -49,8 +46,7 @@ def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _gather(x: np.ndarray, taps: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     shape = (-1,) + (1,) * (x.ndim - 1)
-    (index, weight), *rest = taps
-    sums = x[index] * weight.reshape(shape)
-    for index, weight in rest:
+    sums = 0
+    for index, weight in taps:
         sums += x[index] * weight.reshape(shape)
     return sums

@@ -10,77 +10,65 @@ from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_s
 from dreamerv2.common.suites.packages import require
 from dreamerv2.common.suites.resize import AreaResize
 from dreamerv2.common.suites.spelling import find_spelt, letters
+from dreamerv2.common.suites.wrappers import Wrapper
+
+_STICKY = 0.25  # How likely a frame ignores its action.
 
 
-class Retro:
+class Retro(Wrapper):
     """A game of stable-retro; Airstriker-Genesis comes with it.
 
-    Frames, `action_repeat` and `sticky` as of Atari; the last frame is shown, each
-    pixel the mean over the area it covers. The end of the game, as its scenario has it,
-    is terminal. A process can hold one of these until it is closed. Actions are indexes
-    into the combinations of buttons that the game can tell apart. Observations: `image`
-    (*size, 1 or 3) uint8.
-    """
+    Frames and sticky actions as of Atari; the last frame is shown, each pixel the mean
+    over the area it covers. The end of the game, as its scenario has it, is terminal. A
+    process can hold one of these until it is closed. Actions are indexes into the
+    combinations of buttons that the game can tell apart. Observations: `image` (*size,
+    1 or 3) uint8; `render` gives the screen in full size and colour."""
 
     def __init__(
         self,
         name: str,
-        action_repeat: int = 4,
-        size: tuple[int, int] = (64, 64),
-        grayscale: bool = False,
-        sticky: bool = True,
-        seed: int | None = None,
+        action_repeat: int,
+        size: tuple[int, int],
+        grayscale: bool,
+        seed: int,
     ):
         retro = require("stable_retro", "retro")
-        game = find_game(name)
+        game, kind = find_game(name), retro.Actions.DISCRETE
         self._random = np.random.default_rng(seed)
         self._repeat = action_repeat
-        self._sticky = 0.25 if sticky else 0.0
         self._gray = grayscale
         try:
-            self._env = retro.make(
-                game,
-                use_restricted_actions=retro.Actions.DISCRETE,
-                render_mode="rgb_array",
+            made = retro.make(
+                game, use_restricted_actions=kind, render_mode="rgb_array"
             )
         except FileNotFoundError as error:
             raise UsageError(
                 f"The game {game} does not come with stable-retro: import your own "
                 "copy with python -m stable_retro.import FOLDER."
             ) from error
-        screen = self._env.observation_space.shape[:2]
-        self._resize = AreaResize(screen, size)
+        super().__init__(made)
+        self._resize = AreaResize(made.observation_space.shape[:2], size)
         self._shape = (*size, 1 if grayscale else 3)
         self._held = 0  # What the last frame did.
         image = Box(0, 255, self._shape, np.uint8)
         self.obs_space = {"image": image, **signal_spaces()}
-        self.act_space = {"action": Discrete(int(self._env.action_space.n))}
+        self.act_space = {"action": Discrete(int(made.action_space.n))}
 
     def reset(self) -> Obs:
-        """Begin the game."""
         frame, _ = self._env.reset()
         self._held = 0  # No button.
         return with_signals(self._obs(frame), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Hold `action["action"]`, an index, for action_repeat frames."""
         reward, chosen = 0.0, int(action["action"])
         for draw in self._random.random(self._repeat):
-            if draw >= self._sticky:
+            if draw >= _STICKY:
                 self._held = chosen
             frame, gained, terminal, truncated, _ = self._env.step(self._held)
             reward += float(gained)
             if last := bool(terminal or truncated):
                 break
         return with_signals(self._obs(frame), reward, False, last, terminal)
-
-    def render(self) -> np.ndarray:
-        """Return the screen in full size and colour, (H, W, 3) uint8."""
-        return np.array(self._env.render())
-
-    def close(self) -> None:
-        """Free the emulator, so that this process may hold another."""
-        self._env.close()
 
     def _obs(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         image = self._resize(frame)

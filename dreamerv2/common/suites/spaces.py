@@ -49,14 +49,11 @@ def is_box(space: Any) -> bool:
 
 def choices(space: Any) -> list[int] | None:
     """Return how many values each part of a discrete space has; None for others."""
-    if is_box(space) or isinstance(space, OneOf):
-        return None
     if hasattr(space, "nvec"):
         return [int(n) for n in np.ravel(space.nvec)]
-    if hasattr(space, "n"):
-        shape = space.shape or ()
-        return [2] * int(np.prod(shape)) if shape else [int(space.n)]
-    return None
+    if is_box(space) or isinstance(space, OneOf) or not hasattr(space, "n"):
+        return None
+    return [2] * int(np.prod(space.shape)) if space.shape else [int(space.n)]
 
 
 def bounds(space: Any) -> tuple[float, float]:

@@ -15,8 +15,7 @@ class ToyCatch:
     falls one row a step; the paddle in the bottom row moves left, stays or moves right.
     When the ball reaches the bottom row, the reward is +1 if the paddle is there, else
     -1. After `balls` balls the episode ends, terminally, 8 * balls - 1 steps after its
-    reset. Observations: `image` (*size, 1) uint8, 0 or 255.
-    """
+    reset. Observations: `image` (*size, 1) uint8, 0 or 255."""
 
     CELLS = 8
     action_names = ("left", "stay", "right")
@@ -36,14 +35,12 @@ class ToyCatch:
         self.act_space = {"action": Discrete(3)}
 
     def reset(self) -> Obs:
-        """Drop the first ball of a new episode, from the top row."""
         self._left = self._balls
         self._paddle = int(self._random.integers(self.CELLS))
         self._drop()
         return with_signals({"image": self._image()}, is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Move the paddle by `action["action"]` (0, 1 or 2) and let the ball fall."""
         bottom = self.CELLS - 1
         self._paddle = min(max(self._paddle + int(action["action"]) - 1, 0), bottom)
         if self._row == bottom:
@@ -59,23 +56,18 @@ class ToyCatch:
         return with_signals(obs, reward, is_last=over, is_terminal=over)
 
     def oracle(self) -> int:
-        """Return the best action: towards the ball; while none falls, the centre."""
+        # Towards the ball; while none falls, to the centre.
         goal = self._column if self._row < self.CELLS - 1 else self.CELLS // 2
         return int(np.sign(goal - self._paddle)) + 1
 
     def render(self) -> np.ndarray:
-        """Return the board as (*size, 3) uint8."""
         return np.repeat(self._image(), 3, -1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides what comes next."""
-        return {
-            "random": self._random.bit_generator.state,
-            "board": [self._left, self._row, self._column, self._paddle],
-        }
+        board = [self._left, self._row, self._column, self._paddle]
+        return {"random": self._random.bit_generator.state, "board": board}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
         self._random.bit_generator.state = state["random"]
         self._left, self._row, self._column, self._paddle = state["board"]
 
@@ -98,8 +90,7 @@ class ToyReach:
     moves the point by SPEED times itself. The reward of each step is 1 - distance to
     the target. Episodes have 25 steps and end by the clock, so they never are terminal.
     Observations: `position` (2,) and `target` (2,), float32; with `image` also `image`
-    (*size, 3) uint8, the target as a green disc under the red point.
-    """
+    (*size, 3) uint8, the target as a green disc under the red point, y upwards."""
 
     SPEED = 0.2
     STEPS = 25
@@ -117,23 +108,18 @@ class ToyReach:
         self._random = np.random.default_rng(seed)
         self._left = 0
         self._position = self._target = np.zeros(2)
-        self.obs_space = {
-            "position": Box(-1, 1, (2,), np.float32),
-            "target": Box(-1, 1, (2,), np.float32),
-            **signal_spaces(),
-        }
+        places = {key: Box(-1, 1, (2,), np.float32) for key in ("position", "target")}
+        self.obs_space = {**places, **signal_spaces()}
         if image:
             self.obs_space["image"] = Box(0, 255, (*self._size, 3), np.uint8)
         self.act_space = {"action": Box(-1, 1, (2,), np.float32)}
 
     def reset(self) -> Obs:
-        """Draw new places for the point and the target."""
         self._left = self.STEPS
         self._position, self._target = self._random.uniform(-1, 1, (2, 2))
         return with_signals(self._obs(), is_first=True)
 
     def step(self, action: Action) -> Obs:
-        """Move the point by `action["action"]`, (2,) in [-1, 1]."""
         move = np.clip(np.asarray(action["action"], np.float64), -1, 1)
         self._position = np.clip(self._position + self.SPEED * move, -1, 1)
         self._left -= 1
@@ -141,12 +127,10 @@ class ToyReach:
         return with_signals(self._obs(), reward, is_last=self._left == 0)
 
     def oracle(self) -> np.ndarray:
-        """Return the best action, (2,) float32: close each axis's gap at once."""
         gap = (self._target - self._position) / self.SPEED
         return np.clip(gap, -1, 1).astype(np.float32)
 
     def render(self) -> np.ndarray:
-        """Draw the square as (*size, 3) uint8, x to the right and y upwards."""
         y, x = (np.linspace(-1.1, 1.1, n) for n in self._size)
         image = np.zeros((*self._size, 3), np.uint8)
         discs = (self._target, 0.18, (0, 255, 0)), (self._position, 0.12, (255, 0, 0))
@@ -156,7 +140,6 @@ class ToyReach:
         return image
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides what comes next."""
         return {
             "random": self._random.bit_generator.state,
             "left": self._left,
@@ -165,7 +148,6 @@ class ToyReach:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
         self._random.bit_generator.state = state["random"]
         self._left = state["left"]
         self._position, self._target = state["position"], state["target"]

@@ -10,8 +10,7 @@ from dreamerv2.common.suites.resize import AreaResize
 
 
 class OneHotSpace(Box):
-    """Vectors of `n` float32 numbers, one 1 and the others 0; the agent tells them by
-    `discrete`."""
+    """Vectors of `n` float32 numbers, one 1, the others 0; `discrete` tells of them."""
 
     discrete = True
 
@@ -28,10 +27,8 @@ class OneHotSpace(Box):
     def contains(self, x: Any) -> bool:
         """Check that `x` has shape (n,), one element of 1 and zeros otherwise."""
         x = np.asarray(x)
-        if x.shape != (self.n,):
-            return False
-        top = x[x.argmax()]
-        return bool(abs(top - 1) < 1e-5 and np.abs(x).sum() - top < 1e-5)
+        near = x.shape == (self.n,) and abs(x.max() - 1) < 1e-5
+        return bool(near and np.abs(x).sum() - x.max() < 1e-5)
 
     def __repr__(self) -> str:
         return f"OneHotSpace({self.n})"
@@ -52,23 +49,18 @@ class Wrapper:
         return getattr(self._env, name)
 
     def reset(self) -> Obs:
-        """Begin an episode."""
         return self._observed(self._env.reset())
 
     def step(self, action: Action) -> Obs:
-        """Take an action."""
         return self._observed(self._env.step(self._done(action)))
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the state of the environment inside; None if it cannot be saved."""
         return state_of(self._env)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
         self._env.load_state_dict(state)
 
     def close(self) -> None:
-        """Close the environment inside, if it has anything to close."""
         close(self._env)
 
     def _observed(self, obs: Obs) -> Obs:
@@ -88,12 +80,10 @@ class TimeLimit(Wrapper):
         self._step: int | None = None
 
     def reset(self) -> Obs:
-        """Start an episode and its clock."""
         self._step = 0
         return self._env.reset()
 
     def step(self, action: Action) -> Obs:
-        """Set is_last where the limit is reached."""
         if self._step is None:
             raise RuntimeError("The episode has ended or never began: call reset().")
         obs = self._env.step(action)
@@ -105,12 +95,10 @@ class TimeLimit(Wrapper):
         return obs
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the clock and the state of the environment inside, or None."""
         inside = state_of(self._env)
         return None if inside is None else {"step": self._step, "inside": inside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned."""
         self._env.load_state_dict(state["inside"])
         self._step = state["step"]
 
@@ -123,7 +111,6 @@ class ActionRepeat(Wrapper):
         self._amount = amount
 
     def step(self, action: Action) -> Obs:
-        """Return the last observation of up to `amount` steps."""
         reward = 0.0
         for _ in range(self._amount):
             obs = self._env.step(action)
@@ -166,7 +153,6 @@ class OneHotAction(Wrapper):
         self.act_space = {"action": self._space}
 
     def oracle(self) -> np.ndarray:
-        """Return the best action as a one-hot vector, if the environment knows it."""
         return np.eye(self._space.n, dtype=np.float32)[self._env.oracle()]
 
     def _done(self, action: Action) -> Action:
@@ -188,11 +174,9 @@ class ResizeImage(Wrapper):
         self.obs_space = dict(env.obs_space)
         for key, space in env.obs_space.items():
             if len(space.shape) in (2, 3) and space.shape[:2] != tuple(size):
-                at = np.ix_(*map(_nearest, space.shape, size))
-                self._index[key] = at
-                self.obs_space[key] = Box(
-                    space.low[at], space.high[at], dtype=space.dtype
-                )
+                self._index[key] = at = np.ix_(*map(_nearest, space.shape, size))
+                ends = space.low[at], space.high[at]
+                self.obs_space[key] = Box(*ends, dtype=space.dtype)
 
     def _observed(self, obs: Obs) -> Obs:
         return {**obs, **{key: obs[key][at] for key, at in self._index.items()}}
@@ -213,12 +197,10 @@ class RenderImage(Wrapper):
         shape = np.asarray(env.render()).shape
         if len(shape) != 3:
             raise ValueError("Its render() gives no picture (H, W, 3)")
-        self._resize = None
-        if size is not None:
-            self._resize = AreaResize(shape[:2], size)
-            shape = (*size, shape[2])
+        self._resize = AreaResize(shape[:2], size) if size else np.array
+        shape = (*(size or shape[:2]), shape[2])
         self.obs_space = {**env.obs_space, "image": Box(0, 255, shape, np.uint8)}
 
     def _observed(self, obs: Obs) -> Obs:
-        image = np.array(self._env.render(), np.uint8)
-        return {**obs, "image": self._resize(image) if self._resize else image}
+        image = np.asarray(self._env.render(), np.uint8)
+        return {**obs, "image": self._resize(image)}
