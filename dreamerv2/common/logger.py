@@ -52,24 +52,23 @@ class Logger:
     def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
         """Add several values, each by its number of dimensions: 0 is a scalar, 2 or 3
         an image, 4 or 5 a video; ValueError for others. A prefix gets an underscore."""
-        kinds = [self.scalar, None, self.image, self.image, self.video, self.video]
+        image, video = self.image, self.video
+        kinds = {0: self.scalar, 2: image, 3: image, 4: video, 5: video}
         for name, value in mapping.items():
             name = f"{prefix}_{name}" if prefix else name
             shape = tuple(np.shape(value))
-            add = kinds[len(shape)] if len(shape) < len(kinds) else None
-            if add is None:
+            if len(shape) not in kinds:
                 raise ValueError(
                     f"Metric {name!r} has shape {shape}, which is neither a "
                     "scalar nor an image nor a video."
                 )
-            add(name, value)
+            kinds[len(shape)](name, value)
 
     def scalar(self, name: str, value: Any) -> None:
         """Add a number, or an array or tensor of shape (); ValueError otherwise.
 
         Several of one name are averaged. A tensor stays where it is until `write`, so
-        its memory must not be overwritten before (clone what a CUDA graph puts out).
-        """
+        its memory must not be overwritten before (clone what a CUDA graph puts out)."""
         is_tensor = isinstance(value, torch.Tensor)
         shape = tuple(np.shape(value))
         if shape or not (is_tensor or np.asarray(value).dtype.kind in "biuf"):
@@ -80,8 +79,7 @@ class Logger:
         self._scalars[name].append(value.detach() if is_tensor else value)
 
     def histogram(self, name: str, value: Any) -> None:
-        """Add numbers, of any shape, copied to the host; the last of a name are
-        written."""
+        """Add numbers, of any shape, copied to the host; the last are written."""
         if isinstance(value, torch.Tensor):
             value = value.detach().float().cpu().numpy()
         self._latest[name] = np.ravel, np.array(value)
@@ -100,10 +98,9 @@ class Logger:
         """Give everything since the last call to the outputs, at the current step, with
         `fps` also the frames per second since the last one, or the start."""
         if fps:
-            last_time, last_frames = self._last_time, self._last_frames
+            elapsed = max(time.monotonic() - self._last_time, 1e-9)
+            self.scalar("fps", (self.frames - self._last_frames) / elapsed)
             self.restart_clock()
-            elapsed = max(self._last_time - last_time, 1e-9)
-            self.scalar("fps", (self._last_frames - last_frames) / elapsed)
         step = self.frames
         scalars, self._scalars = self._scalars, defaultdict(list)
         latest, self._latest = self._latest, {}
@@ -138,9 +135,8 @@ def add_episode(
     logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
     logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
     for kind, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max)):
-        pattern = config[f"log_keys_{kind}"]
         for key in ep:
-            if re.match(pattern, key):
+            if re.match(config[f"log_keys_{kind}"], key):
                 value = reduce(ep[key].astype("f8"), 0).mean()
                 logger.scalar(f"{kind}_{mode}_{key}", value)
     for key in config["log_keys_video"] if video else ():
@@ -168,8 +164,7 @@ class JSONLOutput:
 
     NaN and infinity, which JSON lacks, become null. Opening the file repairs a last
     line that was cut by a kill or a full disk; `warn` takes a sentence when something
-    had to be removed. UsageError if the folder cannot be made or written to.
-    """
+    had to be removed. UsageError if the folder cannot be made or written to."""
 
     def __init__(
         self, logdir: str | os.PathLike, warn: Callable[[str], None] | None = None
@@ -196,7 +191,6 @@ class JSONLOutput:
             raise cannot_write(self.path, error) from error
 
     def state_dict(self) -> dict[str, int]:
-        """Return how much of the file there is."""
         return {"size": self.path.stat().st_size}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -205,10 +199,8 @@ class JSONLOutput:
 
     def truncate_after(self, step: int, size: int | None = None) -> int:
         """Drop the lines of later steps (in frames), as a run resumes; return how many.
-
         So are lines that are no JSON, and those beyond the `size` that the file had at
-        the checkpoint: they are of an evaluation that is made again.
-        """
+        the checkpoint: they are of an evaluation that is made again."""
         content = self.path.read_bytes()
         if size is None or size and content[size - 1 : size] != b"\n":
             size = len(content)
@@ -218,8 +210,7 @@ class JSONLOutput:
         dropped = len(lines) - len(kept) + content[size:].count(b"\n")
         if dropped:
             write_atomically(self.path, lambda file: file.write(b"".join(kept)))
-        unreadable = steps.count(math.inf)
-        if unreadable:
+        if unreadable := steps.count(math.inf):
             self._warn(f"Removed {unreadable} unreadable lines from {self.path}.")
         return dropped
 

@@ -28,8 +28,7 @@ class Replay:
     With storage `memory` all episodes are read at once, and files are compressed; with
     `disk` files are mapped, so as large as the memory would be (Atari: 4 GB per million
     steps), and compressed ones are written anew. Several threads may add while others
-    sample. UsageError for settings, a directory and data that do not fit.
-    """
+    sample. UsageError for settings, a directory and data that do not fit."""
 
     def __init__(
         self,
@@ -48,13 +47,11 @@ class Replay:
                 f"replay.maxlen is {maxlen}; it must be 0 (no limit) or at least "
                 f"replay.minlen, which is {minlen}."
             )
-        self._store = Store(
-            directory, capacity, minlen, storage == "disk", disk_capacity
-        )
+        mapped = storage == "disk"
+        self._store = Store(directory, capacity, minlen, mapped, disk_capacity)
         self._ongoing = ongoing
         self._minlen = minlen
-        self._maxlen = maxlen
-        self._prioritize_ends = prioritize_ends
+        self._rule = minlen, maxlen, prioritize_ends  # Of sequences.
         self._seed = seed % 2**63
         self._lock = threading.RLock()
         self._unfinished: dict[int, Episode] = {}
@@ -123,15 +120,14 @@ class Replay:
         It has random numbers of its own, and applies `transform` to each batch in a
         background thread: `ahead` of being asked for, or then, for the newest episodes.
         May be made while the replay is empty. rows: `stream` cuts all rows from one
-        stream of sequences; else each row has its own.
-        """
+        stream of sequences; else each row has its own."""
         with self._lock:
-            index = len(self._datasets)
-            seed = [self._seed, index]
+            seed = [self._seed, len(self._datasets)]
             dataset = Dataset(self, batch, length, seed, transform, ahead, rows)
+            saved = self._dataset_states[len(self._datasets) :]
             self._datasets.append(weakref.ref(dataset))
-            if index < len(self._dataset_states) and self._dataset_states[index]:
-                dataset.load_state_dict(self._dataset_states[index])
+            if saved and saved[0]:
+                dataset.load_state_dict(saved[0])
             return dataset
 
     def state_dict(self) -> dict[str, Any]:
@@ -152,14 +148,12 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any], unfinished: bool = False) -> None:
         """Restore the datasets, both those that exist and those made later.
 
-        unfinished: the environments go on where `state` was taken, in the middle of
-          their episodes. Then so do the unfinished episodes, and those on disk that
-          were finished later are held back until an episode with the same contents is
-          finished, or any other one. Batches are then bit-identical to those of a run
-          that was never stopped, if no episode was dropped or removed while it was
-          drawn from.
-        Otherwise unfinished episodes are given up, and all on disk are drawn from.
-        """
+        With `unfinished` the environments go on where `state` was taken, in the middle
+        of their episodes. Then so do the unfinished episodes, and those on disk that
+        were finished later are held back until an episode with the same contents is
+        finished, or any other one. Batches are then bit-identical to those of a run
+        that was never stopped, if no episode was dropped or removed while it was drawn
+        from. Else unfinished episodes are given up, and all on disk are drawn from."""
         with self._lock:
             self._unfinished.clear()
             if "newest" in state:
@@ -167,8 +161,7 @@ class Replay:
                     self._store.go_back(state["newest"])
                 self._store.compare(state["newest"], *state["totals"])
                 for worker, content in state["unfinished"]:
-                    arrays = from_bytes(content, convert).arrays
-                    self._restore(worker, arrays, unfinished)
+                    self._restore(worker, content, unfinished)
             self._dataset_states = list(state["datasets"])
             for ref, saved in zip(self._datasets, self._dataset_states, strict=False):
                 dataset = ref()
@@ -185,9 +178,7 @@ class Replay:
                 raise UsageError(self._nothing_to_draw())
             index = int(rng.integers(len(recent) + len(unfinished))) - len(recent)
             episode = recent[index] if index < 0 else unfinished[index]
-            lengths = self._minlen, self._maxlen
-            cut = draw_sequence(rng, episode.total, *lengths, self._prioritize_ends)
-            return episode, *cut
+            return episode, *draw_sequence(rng, episode.total, *self._rule)
 
     def find(self, name: str) -> Episode | None:
         """Return an episode, to draw from or on disk only; None if it is gone."""
@@ -204,8 +195,9 @@ class Replay:
         with self._lock:
             self._store.forget(error)
 
-    def _restore(self, worker: int, arrays: Arrays, unfinished: bool) -> None:
+    def _restore(self, worker: int, content: bytes, unfinished: bool) -> None:
         """Take back an episode that had no file when the state was taken."""
+        arrays = from_bytes(content, convert).arrays
         self._store.check(arrays)
         episode = Episode(arrays, len(arrays["is_first"]), _unfinished_name(worker))
         if arrays["is_last"][-1]:

@@ -336,7 +336,7 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(board, tmp_path):
     first = board()
     for step in (10, 20, 30):
         first([(step, "a", np.array(float(step)))])
-    second = board(purge_step=21)
+    second = board(frames=20)
     second([(25, "a", np.array(-1.0))])
     assert len(list(tmp_path.iterdir())) == 2
     events = read_events(tmp_path).Scalars("scalars/a")

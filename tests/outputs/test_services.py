@@ -28,7 +28,7 @@ CONFIG = Config(
 
 @pytest.fixture
 def board(tmp_path):
-    output = TensorBoardOutput(tmp_path, purge_step=41, config=CONFIG)
+    output = TensorBoardOutput(tmp_path, frames=40, config=CONFIG)
     yield output
     output.close()
 

@@ -16,10 +16,8 @@ LATENT = "latent_before"
 
 def convert(name: str, value: object) -> np.ndarray:
     """Return `value` in the type in which the replay stores it; no copy if it has it.
-
     Floats become float32, signed integers (and unsigned ones that fit) int32; uint8 and
-    bool stay. UsageError, naming the key, for anything else.
-    """
+    bool stay. UsageError, naming the key, for anything else."""
     value = np.asarray(value)
     dtype = value.dtype
     if dtype.kind == "f":
@@ -69,8 +67,7 @@ class Episode:
     arrays: (N, ...) per key, of which the first `total` rows are the transitions. Those
     are never written again, and growing makes new arrays: who holds `arrays` and a
     `total` of any moment may read that much later, from any thread. None if they are to
-    be read from the file, where `fields` are their places, once known.
-    """
+    be read from the file, where `fields` are their places, once known."""
 
     def __init__(
         self, arrays: Arrays | None = None, total: int = 0, name: str | None = None

@@ -38,8 +38,7 @@ class EpisodeFiles:
     The timestamp is UTC with microseconds and strictly increases, so that order by name
     is order of time. `steps` is the number of transitions less one. Damaged files are
     renamed to `*.damaged`, foreign ones left as they are; `aside` lists both. With
-    `compress` files are small, else they can be mapped.
-    """
+    `compress` files are small, else they can be mapped."""
 
     def __init__(
         self,
@@ -86,13 +85,13 @@ class EpisodeFiles:
         """Write an episode, arrays (T, ...), atomically; return the file's name."""
         now = datetime.fromtimestamp(self._clock(), timezone.utc)
         self._last = max(now, self._last + timedelta(microseconds=1))
-        steps = len(next(iter(arrays.values()))) - 1
+        steps = len(arrays["is_first"]) - 1
         name = f"{self._last.strftime(STAMP)}-{uuid.uuid4().hex}-{steps}.npz"
         self._write(name, arrays)
         return name
 
     def has(self, name: str) -> bool:
-        """Tell whether `name` is the name of an episode file that is there."""
+        """Tell whether `name` is that of an episode file that is there."""
         return bool(_stamp(name)) and (self.directory / name).is_file()
 
     def trusted(self, name: str) -> Signature | None:
@@ -117,11 +116,9 @@ class EpisodeFiles:
         return arrays
 
     def open(self, episode: Episode) -> Arrays:
-        """Map the file of a finished episode, read-only; EpisodeLostError.
-
-        The first time, each byte is checked, and a file that is compressed or of other
-        types is written anew so that it can be mapped.
-        """
+        """Map the file of a finished episode, read-only; EpisodeLostError. The first
+        time, each byte is checked, and a file that is compressed or of other types is
+        written anew so that it can be mapped."""
         name = episode.name
         with _telling(name), (self.directory / name).open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -138,9 +135,7 @@ class EpisodeFiles:
 
     def set_aside(self, error: EpisodeLostError) -> None:
         """List a file that is lost, and rename a damaged one: it is not opened again.
-
-        One that could not be read may be whole, and keeps its name for the next time.
-        """
+        One that could not be read may be whole, and keeps its name."""
         self.aside.append((error.name, error.reason))
         if isinstance(error, EpisodeDamagedError):
             self.index.forget(error.name)
@@ -171,11 +166,9 @@ class EpisodeFiles:
 
     def _remove_stale(self, path: Path) -> None:
         """Remove what a killed process left; a living one may still be writing."""
-        name = path.name.removeprefix(".").removesuffix(".tmp")
-        # One that stays costs nothing but its room on disk.
-        with contextlib.suppress(OSError):
-            age = self._clock() - path.stat().st_mtime
-            if _stamp(name) and age > STALE_SECONDS:
+        named = _stamp(path.name.removeprefix(".").removesuffix(".tmp"))
+        with contextlib.suppress(OSError):  # It costs nothing but its room on disk.
+            if named and self._clock() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
 
 
@@ -186,9 +179,8 @@ def steps_in(name: str) -> int:
 
 def _stamp(name: str) -> datetime | None:
     """Return the time that an episode file's name states; None for other names."""
-    match = NAME.fullmatch(name)
     with contextlib.suppress(ValueError):
-        if match:
+        if match := NAME.fullmatch(name):
             stamp = datetime.strptime(match[1].ljust(21, "0"), STAMP)
             return stamp.replace(tzinfo=timezone.utc)
     return None

@@ -1,8 +1,6 @@
-"""The index of a directory of episodes: what is known of files without opening them.
-
-A cache and never the truth: a file of another size or time of change than it says is
-read and checked anew, and what is missing or damaged here is put right.
-"""
+"""The index of a directory of episodes: what is known of files without opening them. A
+cache and never the truth: a file of another size or time of change than it says is read
+and checked anew, and what is missing or damaged here is put right."""
 
 import contextlib
 import json
@@ -71,10 +69,9 @@ class Index:
 
     def keep(self, names: set[str]) -> None:
         """Remove all others."""
-        gone = self._entries.keys() - names
-        for name in gone:
-            del self._entries[name]
-        self._stale = self._stale or bool(gone)
+        before = len(self._entries)
+        self._entries = {k: v for k, v in self._entries.items() if k in names}
+        self._stale = self._stale or len(self._entries) < before
 
     def settle(self) -> None:
         """Write the whole index, atomically, if the file says anything else."""

@@ -1,5 +1,6 @@
 """Whether a replay will fit into the machine's memory, said before a run starts."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,7 @@ _CGROUPS = (  # The limit of a container and what it uses, versions 2 and 1.
 
 
 def memory_needed(spaces: Mapping[str, Any], steps: int) -> int:
-    """Return the bytes of so many steps in memory; `spaces` have a `shape` and
-    `dtype`."""
+    """Return the bytes of so many steps of some spaces in memory."""
     kept = [spaces[key] for key in stored_keys(spaces)]
     small = (np.bool_, np.uint8)  # All else is stored in four bytes.
     sizes = [1 if np.dtype(space.dtype) in small else 4 for space in kept]
@@ -29,17 +29,14 @@ def memory_needed(spaces: Mapping[str, Any], steps: int) -> int:
 
 def available_memory() -> int | None:
     """Return the bytes that this process can still get, None if Linux does not tell."""
-    try:
+    free = []
+    with contextlib.suppress(OSError):
         found = re.search(r"^MemAvailable:\s*(\d+)", _MEMINFO.read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    free = [int(found[1]) * 1024] if found else []
+        free += [int(found[1]) * 1024] if found else []
     for limit, usage in _CGROUPS:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # No such file, or "max" in it.
             total, used = (int(Path(path).read_text()) for path in (limit, usage))
-        except (OSError, ValueError):  # No such file, or "max" in it.
-            continue
-        free.append(max(0, total - used))
+            free.append(max(0, total - used))
     return min(free, default=None)
 
 
@@ -52,15 +49,12 @@ def warn_if_too_big(
 ) -> bool:
     """Print a warning if training's replay, in memory, will outgrow it; return whether.
 
-    settings: those of `replay`, of which `capacity` and `storage` count.
-    spaces: of observations and of actions, each as for `memory_needed`.
-    steps, loaded: of the whole run, and those that the replay holds already.
-    available: bytes; None asks the system, and where that does not tell, says nothing.
-    """
+    settings are those of `replay`; spaces, of observations and of actions, each as for
+    `memory_needed`; steps those of the whole run, and loaded those that the replay
+    holds already. Of the `available` bytes, by default, the system is asked."""
     if settings["storage"] == "disk":
         return False
-    if available is None:
-        available = available_memory()
+    available = available_memory() if available is None else available
     capacity = min(settings["capacity"] or steps, max(steps, loaded))
     per_step = sum(memory_needed(each, 1) for each in spaces)
     missing = (capacity - loaded) * per_step

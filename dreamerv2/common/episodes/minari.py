@@ -28,8 +28,7 @@ def write_minari(name: str, folder: Path) -> list[Path]:
     It is taken from the disk, else downloaded by Minari. Observations become images and
     vectors as those of an environment do, discrete actions one-hot, and continuous ones
     are scaled from their bounds to [-1, 1]. What was written before stays. UsageError
-    for an unknown id, and for spaces that are not taken.
-    """
+    for an unknown id, and for spaces that are not taken."""
     minari = require("minari", "minari")
     try:
         dataset = minari.load_dataset(name, download=True)
@@ -39,7 +38,8 @@ def write_minari(name: str, folder: Path) -> list[Path]:
             "--offline an id that `minari list remote` shows, or a folder."
         ) from error
     space = dataset.action_space
-    if not isinstance(space, Discrete) and not _is_bounded(space):
+    bounded = isinstance(space, Box) and space.is_bounded()
+    if not isinstance(space, Discrete) and not bounded:
         raise UsageError(
             f"The actions of the dataset {name} are {space}, but discrete ones, or a "
             "box with bounds, are expected: use another one."
@@ -59,15 +59,15 @@ def _convert(episode: Any, obs_space: Space, act_space: Space) -> Arrays:
     length = len(episode.rewards)
     flat = FlatObservation(obs_space)
     steps = [flat(_at(episode.observations, t)) for t in range(length + 1)]
-    ends = np.arange(length + 1) == length
+    place = np.arange(length + 1)
     terminal = np.append(False, np.asarray(episode.terminations, bool))
     return {
         **{key: np.stack([step[key] for step in steps]) for key in flat.spaces},
         "action": _actions(np.asarray(episode.actions), act_space),
         "reward": np.append(0, episode.rewards).astype(np.float32),
-        "is_first": np.arange(length + 1) == 0,
-        "is_last": ends,
-        "is_terminal": terminal & ends,
+        "is_first": place == 0,
+        "is_last": place == length,
+        "is_terminal": terminal & (place == length),
     }
 
 
@@ -86,9 +86,3 @@ def _actions(actions: np.ndarray, space: Space) -> np.ndarray:
         led = ((actions - low) / (high - low) * 2 - 1).clip(-1, 1)
         led = led.reshape(len(led), -1).astype(np.float32)
     return np.concatenate([np.zeros_like(led[:1]), led])
-
-
-def _is_bounded(space: Space) -> bool:
-    return isinstance(space, Box) and bool(
-        np.isfinite(space.low).all() and np.isfinite(space.high).all()
-    )

@@ -1,8 +1,6 @@
 """The bytes of an episode's file: an .npz as numpy reads it, to be read or mapped.
-
 Compressed files are small (Atari: a thirtieth of the memory), but only others can be
-mapped, to read the steps of a sequence without all that come before.
-"""
+mapped, to read the steps of a sequence without all that come before."""
 
 import functools
 import io
@@ -85,12 +83,10 @@ def to_bytes(arrays: Arrays) -> bytes:
 def read_arrays(
     file: BinaryIO, buffer: Any, convert: Callable[[str, Any], np.ndarray]
 ) -> Content:
-    """Read what np.load reads, check every byte, and execute nothing.
-
-    buffer: the file's bytes, in memory or mapped. The arrays are read-only views of
-    them where no compression and no other type is in the way, which `convert` makes the
-    replay's. Raises any kind of exception if the file is damaged.
-    """
+    """Read what np.load reads, check every byte, and execute nothing. The arrays are
+    read-only views of `buffer`, the file's bytes in memory or mapped, where no
+    compression and no other type is in the way, which `convert` makes the replay's.
+    Raises any kind of exception if the file is damaged."""
     arrays, fields = {}, {}
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
@@ -136,9 +132,7 @@ class Reader:
     open_episode makes an episode's arrays, or raises EpisodeLostError. At most so many
     files are open, and bytes of them mapped, which bounds the memory whatever the
     replay holds; to open one takes about 50 microseconds. The system ends the process
-    if somebody shortens a mapped file; this program only replaces or removes whole
-    ones.
-    """
+    if somebody shortens a mapped file; this program replaces or removes whole ones."""
 
     def __init__(
         self, open_episode: Callable[[Any], Arrays], files: int = 128, size: int = 2**28
@@ -153,8 +147,7 @@ class Reader:
     def read(self, episode: Any) -> Arrays:
         """Return the arrays of an episode, valid as long as they are held."""
         with self._lock:
-            arrays = episode.arrays
-            if arrays is not None:
+            if (arrays := episode.arrays) is not None:
                 return arrays
             if episode.name in self._cache:
                 self._cache.move_to_end(episode.name)
@@ -163,9 +156,7 @@ class Reader:
             size = sum(value.nbytes for value in arrays.values())
             self._cache[episode.name] = arrays, size
             self._used += size
-            while len(self._cache) > 1 and (
-                len(self._cache) > self._files or self._used > self._size
-            ):
+            while len(self._cache) > (self._files if self._used <= self._size else 1):
                 self._used -= self._cache.popitem(last=False)[1][1]
             return arrays
 

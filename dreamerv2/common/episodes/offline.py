@@ -25,8 +25,8 @@ from dreamerv2.common.episodes.recording import (
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically, writing
 
-# Numbers of 3 dimensions that go beyond the first and stay within the second are
-# pictures that were not saved as uint8: boards and features are smaller, or negative.
+# Numbers of 3 dimensions from 0 on that go beyond the first and stay within the second
+# are pictures that were not saved as uint8: boards and features are smaller.
 _PICTURE = 32, 255
 
 
@@ -59,8 +59,7 @@ class Recordings:
 
     Whether actions are discrete, and in which form, is decided over all files. Damaged
     ones of a run are left to its replay, which sets them aside. `spaces` are those of
-    observations and actions. UsageError names the file and the key that do not fit.
-    """
+    observations and actions. UsageError names the file and the key that do not fit."""
 
     def __init__(self, paths: Sequence[Path]):
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -77,7 +76,10 @@ class Recordings:
                     f"{first.path}; all are to have the same keys, types and shapes."
                 )
         self._kind = ActionKind.of([facts.actions for facts in self._facts])
-        self._pictures = {key for key in first.ranges if self._is_picture(key)}
+        self._ranges = {key: self._range(key) for key in first.ranges}
+        above, most = _PICTURE
+        found = self._ranges.items()
+        self._pictures = {k for k, (a, b) in found if a >= 0 and above < b <= most}
         obs_space = {
             key: self._box(key, np.dtype(dtype), shape)
             for key, (dtype, shape) in first.signature.items()
@@ -98,10 +100,8 @@ class Recordings:
 
     def take_in(self, target: Path) -> int:
         """Put the episodes that the folder of a run lacks into it; return how many.
-
         Files in a replay's form and of such a name are linked (or copied, where the
-        disk knows no links), others are written anew. UsageError if that fails.
-        """
+        disk knows no links), others are written anew. UsageError if that fails."""
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
             for path in self._damaged:
@@ -115,14 +115,9 @@ class Recordings:
             return Box(0, 255, shape, np.uint8)
         if dtype.kind == "b":
             return Box(0, 1, shape, bool)
-        low, high = self._range(key) if key in self._facts[0].ranges else (0, np.inf)
+        low, high = self._ranges.get(key, (0, np.inf))
         ends = (0, 1) if 0 <= low <= high <= 1 else (-np.inf, np.inf)
         return Box(*ends, shape, np.float32)
-
-    def _is_picture(self, key: str) -> bool:
-        above, most = _PICTURE
-        low, high = self._range(key)
-        return low >= 0 and above < high <= most
 
     def _range(self, key: str) -> tuple[float, float]:
         lows, highs = zip(*(facts.ranges[key] for facts in self._facts), strict=True)

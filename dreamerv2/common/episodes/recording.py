@@ -32,8 +32,7 @@ def read_recording(path: Path) -> tuple[Arrays, bool]:
     Return the arrays, and whether they are as in the file. They have the replay's types
     and shapes, but the action, whose kind no single file tells, is (T, A) of any
     numbers, with a first row of zeros. A missing is_first or is_last is made; keys that
-    begin `log_` are left out. DamagedRecording, or UsageError that names file and key.
-    """
+    begin `log_` are left out. DamagedRecording, or UsageError of file and key."""
     try:
         raw = from_bytes(path.read_bytes(), lambda key, value: value).arrays
     except OSError as error:
@@ -51,8 +50,7 @@ def read_recording(path: Path) -> tuple[Arrays, bool]:
             "again with np.savez."
         ) from error
     raw.pop(LATENT, None)  # Of another agent.
-    missing = sorted({"action", "reward", "is_terminal"} - {*raw})
-    if missing:
+    if missing := sorted({"action", "reward", "is_terminal"} - {*raw}):
         raise UsageError(
             f"The recording {path} is no episode, it lacks {', '.join(missing)}: save "
             "an array with an entry for each step of each of them."
@@ -79,7 +77,7 @@ def _trouble(key: str, value: np.ndarray, length: int) -> str:
         )
     if value.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            finite = np.isfinite(value.astype(np.float32, copy=False))
+            finite = np.isfinite(_float32(value))
         if not finite.all():
             at, bad = int(np.argwhere(~finite)[0][0]), value[~finite][0]
             return f"is {bad} at index {at}; save finite 32-bit floats"
@@ -168,11 +166,9 @@ class ActionKind(NamedTuple):
 
     @classmethod
     def of(cls, files: Sequence[Actions]) -> "ActionKind":
-        """Decide over all files; UsageError for what is neither of the two.
-
-        One number is an index if it is stored as an integer or above 1 in some file,
-        and a whole one in all. One that is a float of 0 or 1 is at its bounds.
-        """
+        """Decide over all files; UsageError for what is neither of the two. One number
+        is an index if it is stored as an integer or above 1 in some file, and a whole
+        one in all. One that is a float of 0 or 1 is at its bounds."""
         first = files[0]
         for file in files:
             if file.size != first.size:
@@ -199,15 +195,15 @@ class ActionKind(NamedTuple):
             raise refuse(stepped[0].path, "action", what)
         for file in stepped:
             if max(-file.low, file.high) > _BOUND:
-                what = f"goes from {file.low:.4g} to {file.high:.4g}; save continuous "
-                what += "actions scaled to [-1, 1]"
+                found = f"goes from {file.low:.4g} to {file.high:.4g}"
+                what = f"{found}; save continuous actions scaled to [-1, 1]"
                 raise refuse(file.path, "action", what)
         return cls(first.size, False)
 
     def space(self) -> Box:
         """Return the space of the actions in stored form."""
-        box = Box(-1, 1, (self.size,), np.float32)
-        return OneHotSpace(self.size) if self.discrete else box
+        size = self.size
+        return OneHotSpace(size) if self.discrete else Box(-1, 1, (size,), np.float32)
 
     def stored(self, action: np.ndarray) -> np.ndarray:
         """Bring the actions (T, A) of a recording into stored form, (T, size)."""

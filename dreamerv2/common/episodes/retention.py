@@ -1,12 +1,11 @@
-"""Which episodes a replay keeps: to draw from, on disk, and until played again."""
+"""Which episodes a replay keeps: to draw from, and on disk."""
 
 import bisect
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamerv2.common.episodes.episode import Episode, signature
+from dreamerv2.common.episodes.episode import Episode
 from dreamerv2.common.episodes.files import steps_in
-from dreamerv2.common.episodes.npz import Arrays
 
 
 class Recent:
@@ -30,7 +29,7 @@ class Recent:
         return self._by_name.get(name)
 
     def add(self, episode: Episode) -> None:
-        """Put an episode to its place, and let the oldest leave if they have to."""
+        """Put an episode to its place; let the oldest leave."""
         bisect.insort(self._episodes, episode, key=lambda e: e.name)
         self._by_name[episode.name] = episode
         self.steps += episode.steps
@@ -38,9 +37,8 @@ class Recent:
             self.remove(self[0].name)
 
     def remove(self, name: str) -> None:
-        """Forget an episode; nothing happens if it is not here."""
-        episode = self._by_name.pop(name, None)
-        if episode:
+        """Forget an episode, if it is here."""
+        if episode := self._by_name.pop(name, None):
             self.steps -= episode.steps
             at = bisect.bisect_left(self._episodes, name, key=lambda e: e.name)
             del self._episodes[at]
@@ -54,28 +52,22 @@ class DiskLimit:
     def __init__(
         self, directory: Path, capacity: int, remove: Callable[[str], None]
     ) -> None:
+        self.capacity = capacity
         self._directory = directory
-        self._capacity = capacity
         self._remove = remove
         self._names: list[str] = []
         self._steps = 0
         self._removed = self._removed_steps = 0
 
-    @property
-    def active(self) -> bool:
-        """Tell whether there is a limit."""
-        return self._capacity > 0
-
     def start(self, names: list[str]) -> None:
         """Begin with these files, oldest first."""
-        if self._capacity:
-            self._names = list(names)
-            self._steps = sum(map(steps_in, names))
-            self._prune()
+        self._names = list(names)
+        self._steps = sum(map(steps_in, names))
+        self._prune()
 
     def add(self, name: str) -> None:
         """Count one more file."""
-        if self._capacity:
+        if self.capacity:
             bisect.insort(self._names, name)
             self._steps += steps_in(name)
             self._prune()
@@ -88,7 +80,7 @@ class DiskLimit:
 
     def _prune(self) -> None:
         before = self._removed
-        while self._steps > self._capacity > 0 and len(self._names) > 1:
+        while self._steps > self.capacity > 0 and len(self._names) > 1:
             name = self._names[0]
             try:
                 self._remove(name)
@@ -96,9 +88,9 @@ class DiskLimit:
                 print(
                     f"Cannot remove the oldest episodes from {self._directory} "
                     f"({error.strerror}), though replay.disk_capacity is "
-                    f"{self._capacity:,} steps; they all stay from now on."
+                    f"{self.capacity:,} steps; they all stay from now on."
                 )
-                self._capacity = 0
+                self.capacity = 0
                 break
             self.forget(name)
             self._removed += 1
@@ -107,52 +99,5 @@ class DiskLimit:
             print(
                 f"Removed {self._removed:,} of the oldest episodes "
                 f"({self._removed_steps:,} steps) from {self._directory}, as "
-                f"replay.disk_capacity is {self._capacity:,} steps."
+                f"replay.disk_capacity is {self.capacity:,} steps."
             )
-
-
-class HeldBack:
-    """Files of episodes that were finished after the checkpoint that a run resumes.
-
-    A run that goes on exactly finishes the same ones again: they come into the replay
-    at the same moments as before, and no second file is written. If it takes another
-    way, they are episodes like any other.
-    """
-
-    def __init__(self, load: Callable[[str], Arrays | None]) -> None:
-        self._load = load
-        self._names: list[str] = []
-
-    def hold(self, names: list[str], directory: Path) -> None:
-        """Hold back these files, oldest first."""
-        self._names = list(names)
-        if names:
-            steps = sum(map(steps_in, names))
-            print(
-                f"Holding back {len(names):,} episodes ({steps:,} steps) in "
-                f"{directory} that were finished after the checkpoint, until the run "
-                "has played them again or played others."
-            )
-
-    def take(self, arrays: Arrays) -> str | None:
-        """Let go of the oldest file with just these arrays; return its name."""
-        steps = len(arrays["is_first"]) - 1
-        for name in [name for name in self._names if steps_in(name) == steps]:
-            found = self._load(name)
-            if found is None:
-                self._names.remove(name)
-            elif _equal(found, arrays):
-                self._names.remove(name)
-                return name
-        return None
-
-    def release(self) -> list[str]:
-        """Let go of all that are left; return their names, oldest first."""
-        names, self._names = self._names, []
-        return names
-
-
-def _equal(left: Arrays, right: Arrays) -> bool:
-    """Compare to the last bit, so that NaN equals itself."""
-    same = signature(left) == signature(right) and left.keys() == right.keys()
-    return same and all(v.tobytes() == right[k].tobytes() for k, v in left.items())

@@ -18,22 +18,17 @@ if TYPE_CHECKING:
 
 
 def draw_sequence(
-    rng: np.random.Generator,
-    total: int,
-    minlen: int,
-    maxlen: int,
-    prioritize_ends: bool,
+    rng: np.random.Generator, total: int, minlen: int, maxlen: int, ends: bool
 ) -> tuple[int, int]:
     """Draw (start, length) of a sequence from an episode of `total` transitions.
 
     The length is min(total, maxlen) less a uniform integer in [0, minlen), at least
     minlen: episodes of one length would otherwise end at the same place in all batches.
-    With prioritize_ends the start is drawn from minlen more places, which all mean the
-    last one possible. Needs total >= minlen; maxlen 0 is no limit.
-    """
+    To prioritize `ends`, the start is drawn from minlen more places, which all mean the
+    last one possible. Needs total >= minlen; maxlen 0 is no limit."""
     length = min(total, maxlen) if maxlen else total
     length = max(minlen, length - int(rng.integers(minlen)))
-    upper = total - length + 1 + (minlen if prioritize_ends else 0)
+    upper = total - length + 1 + (minlen if ends else 0)
     return min(int(rng.integers(upper)), total - length), length
 
 
@@ -70,18 +65,17 @@ class Dataset:
     background thread copies the arrays and applies `transform`. So batches depend on
     the seed and on what the replay held when they were planned, never on the timing of
     threads. Its errors are raised where the batch is asked for; but an episode whose
-    file is lost is forgotten, and the rows that it was in start afresh.
-    """
+    file is lost is forgotten, and the rows that it was in start afresh."""
 
     def __init__(
         self,
         source: "Replay",
         batch: int,
         length: int,
-        seed: int | list[int] = 0,
-        transform: Callable[[Arrays], Any] | None = None,
-        ahead: bool = True,
-        rows: str = "rows",
+        seed: list[int],
+        transform: Callable[[Arrays], Any] | None,
+        ahead: bool,
+        rows: str,
     ) -> None:
         self._source = source
         self._stream = rows == "stream"
@@ -110,14 +104,10 @@ class Dataset:
             raise StopIteration
         if self._future is None:
             self._submit()
-        while True:
-            try:
-                result = self._future.result()
-                break
-            except EpisodeLostError as error:
-                self._replace(error)
-        self._rows = [None] * self._batch
-        self._future = None
+        while isinstance(error := self._future.exception(), EpisodeLostError):
+            self._replace(error)
+        result = self._future.result()
+        self._rows, self._future = [None] * self._batch, None
         if self._ahead:
             self._submit()
         return result
@@ -132,7 +122,6 @@ class Dataset:
     def state_dict(self) -> dict[str, Any]:
         """Return all that decides which batches come next, in plain types: episodes by
         their files, unfinished ones by their environments, given up ones by None."""
-        rows = [row and [_pack(p.span) for p in row] for row in self._rows]
         generator = self._rng.bit_generator.state
         return {
             "batch": self._batch,
@@ -142,15 +131,13 @@ class Dataset:
             "random": {k: str(v) for k, v in generator["state"].items()},
             "random_rest": [generator["has_uint32"], generator["uinteger"]],
             "rests": [rest and _pack(rest) for rest in self._rests],
-            "rows": rows,
+            "rows": [row and [_pack(p.span) for p in row] for row in self._rows],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken: the same batches, if the replay is the same.
-
-        Rows whose episodes are gone start afresh; so do all if batch, length or
-        the way of rows changed.
-        """
+        Rows whose episodes are gone start afresh; all, if batch, length or the way of
+        rows changed."""
         self._rng.bit_generator.state = {
             "bit_generator": "PCG64",
             "state": {k: int(v) for k, v in state["random"].items()},
@@ -158,28 +145,24 @@ class Dataset:
             "uinteger": state["random_rest"][1],
         }
         self._future = None
-        self._rests = [None] * self._batch
-        self._rows = [None] * self._batch
+        self._rests, self._rows = [None] * self._batch, [None] * self._batch
         shape = state["batch"], state["length"], state.get("stream", False)
         if shape != (self._batch, self._length, self._stream):
             return
-        for index in range(self._batch):
-            rest, row = state["rests"][index], state["rows"][index]
+        saved = zip(state["rests"], state["rows"], strict=True)
+        for index, (rest, row) in enumerate(saved):
             spans = [self._unpack(span) for span in row or []]
-            if None in spans:
-                continue
-            self._rests[index] = rest and self._unpack(rest)
-            self._rows[index] = [Piece(s, s.episode.arrays) for s in spans] or None
+            if None not in spans:
+                self._rests[index] = rest and self._unpack(rest)
+                self._rows[index] = [Piece(s, s.episode.arrays) for s in spans] or None
 
     def _submit(self) -> None:
         """Plan the rows that are not planned yet and have the batch copied."""
         for index, row in enumerate(self._rows):
-            if row is None:
-                self._rows[index] = self._plan(index)
+            self._rows[index] = row or self._plan(index)
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=_work, args=(self._jobs,), name="dataset", daemon=True
-            )
+            work = {"target": _work, "args": (self._jobs,), "name": "dataset"}
+            self._thread = threading.Thread(daemon=True, **work)
             self._thread.start()
         self._future = Future()
         job = self._future, self._rows, self._length, self._source.read
@@ -202,10 +185,9 @@ class Dataset:
         rest = self._rests[index]
         while room:
             span = rest or Span(*self._source.draw(self._rng), True)
-            taken, rest = min(span.length, room), None
-            if taken < span.length:
-                start, left = span.start + taken, span.length - taken
-                rest = Span(span.episode, start, left, False)
+            taken = min(span.length, room)
+            left = span.length - taken
+            rest = Span(span.episode, span.start + taken, left, False) if left else None
             row.append(Piece(span._replace(length=taken), span.episode.arrays))
             room -= taken
         self._rests[index] = rest
@@ -222,10 +204,8 @@ class Dataset:
 def stack(
     rows: list[PlannedRow], length: int, read: Callable[[Episode], Arrays]
 ) -> Arrays:
-    """Copy planned rows into new arrays (B, T, ...); of latents, those before (B, L).
-
-    They are left out if no row's episode has any, and zeros where one has none.
-    """
+    """Copy planned rows into new arrays (B, T, ...); of latents, those before (B, L):
+    left out if no row's episode has any, and zeros where one has none."""
     result: Arrays = {}
     latents: dict[int, np.ndarray] = {}
     for index, row in enumerate(rows):

@@ -10,20 +10,22 @@ from dreamerv2.common.episodes.episode import Episode, difference, signature
 from dreamerv2.common.episodes.files import Arrays, EpisodeFiles, steps_in
 from dreamerv2.common.episodes.index import Signature
 from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
-from dreamerv2.common.episodes.retention import DiskLimit, HeldBack, Recent
+from dreamerv2.common.episodes.retention import DiskLimit, Recent
 from dreamerv2.common.errors import UsageError
 
 
 class Store:
-    """Finished episodes of at least minlen steps, in order of time; arguments of
-    `Replay`.
+    """Finished episodes of at least minlen steps, in order of time; see `Replay`.
 
     `recent` are the episodes to draw from; the totals count what is on disk, too, but
-    for what is held back. Only `read` is thread-safe: a replay has a lock around the
-    rest. In memory, all is read and checked at once: two million Atari steps in ten
-    seconds. Mapped files are checked when first drawn from; the index says what is in
-    them.
-    """
+    for what is held back: files of episodes that were finished after the checkpoint
+    that a run resumes. One that goes on exactly finishes the same ones again: they come
+    in at the same moments as before, and no second file is written. If it takes another
+    way, they are episodes like any other.
+
+    Only `read` is thread-safe: a replay has a lock around the rest. In memory, all is
+    read and checked at once: two million Atari steps in ten seconds. Mapped files are
+    checked when first drawn from; the index says what is in them."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class Store:
         self._minlen = minlen
         self._mapped = mapped
         self._limit = DiskLimit(self.directory, disk_capacity, self._remove_oldest)
-        self._held_back = HeldBack(self._files.load)
+        self._held_back: list[str] = []  # Names, oldest first.
         # Whatever somebody may be about to read from a file, by name.
         self._in_use = weakref.WeakValueDictionary[str, Episode]()
         self._signature: Signature | None = None
@@ -67,7 +69,7 @@ class Store:
         """Save a whole episode, or take the file that was held back with its contents;
         UsageError if it cannot be written."""
         arrays = episode.trimmed()
-        name = self._held_back.take(arrays)
+        name = self._take_held_back(arrays)
         self._report_aside()
         if name is None:
             self._release()
@@ -101,17 +103,22 @@ class Store:
         """Hold back the episodes after the one of that name."""
         if self.newest <= newest:
             return
-        names = self._load(newest)
+        self._limit.start(self._load(newest))
         ahead = [name for name in self._names() if name > newest]
         ahead = [name for name in ahead if steps_in(name) >= self._minlen]
-        self._held_back.hold(ahead, self.directory)
-        self._limit.start(names)
+        self._held_back = ahead
+        if ahead:
+            print(
+                f"Holding back {len(ahead):,} episodes ({sum(map(steps_in, ahead)):,} "
+                f"steps) in {self.directory} that were finished after the checkpoint, "
+                "until the run has played them again or played others."
+            )
         self._report_aside()
 
     def compare(self, newest: str, episodes: int, steps: int) -> None:
         """Say so if there are fewer episodes than when a state was taken."""
         lost = episodes - sum(name <= newest for name in self._names())
-        if lost > 0 and not self._limit.active:
+        if lost > 0 and not self._limit.capacity:
             print(
                 f"Of the {episodes:,} episodes ({steps:,} steps) that the checkpoint "
                 f"knows in {self.directory}, {lost:,} are gone or damaged; the run "
@@ -147,8 +154,21 @@ class Store:
         self.total_steps -= steps_in(name)
         self.total_episodes -= 1
 
+    def _take_held_back(self, arrays: Arrays) -> str | None:
+        """Let go of the oldest file held back with these arrays; return its name."""
+        for name in list(self._held_back):
+            if steps_in(name) == len(arrays["is_first"]) - 1:
+                found = self._files.load(name)
+                same = found is not None and _equal(found, arrays)
+                if found is None or same:
+                    self._held_back.remove(name)
+                if same:
+                    return name
+        return None
+
     def _release(self) -> None:
-        names = self._held_back.release()
+        """Take what is held back for episodes like any other."""
+        names, self._held_back = self._held_back, []
         for name in names:
             if episode := self._fitting(*self._open(name)):
                 self._count(episode)
@@ -160,10 +180,8 @@ class Store:
             self._report_aside()
 
     def _load(self, until: str | None = None) -> list[str]:
-        """Load the newest episodes up to capacity, count all and return their names.
-
-        until: as if those with later names were not there.
-        """
+        """Load the newest episodes up to capacity, count all and return their names; as
+        if those with later names than `until` were not there."""
         if self._files.index.damaged:
             print(f"The index of {self.directory} was damaged, and is made again.")
             self._files.index.damaged = 0
@@ -192,8 +210,7 @@ class Store:
             return name, episode, self._signature
         found, arrays = self._files.trusted(name) if self._mapped else None, None
         if found is None:
-            arrays = self._files.load(name)
-            if arrays is None:
+            if (arrays := self._files.load(name)) is None:
                 return name, None, None
             found = signature(arrays)
         kept = None if self._mapped else arrays
@@ -205,8 +222,7 @@ class Store:
         """Return an opened episode if its file is whole and like the newest one."""
         if episode:
             self._signature = self._signature or found
-            changed = difference(found, self._signature)
-            if not changed:
+            if not (changed := difference(found, self._signature)):
                 self._in_use[name] = episode
                 return episode
             self._files.aside.append((name, changed))
@@ -215,11 +231,11 @@ class Store:
 
     def _report(self, short: int) -> None:
         if self.total_episodes:
+            ending = f"; {short} are shorter than replay.minlen." if short else "."
             print(
                 f"Loaded {len(self.recent):,} of {self.total_episodes:,} episodes "
                 f"({self.recent.steps:,} of {self.total_steps:,} steps) from "
-                f"{self.directory}"
-                + (f"; {short} are shorter than replay.minlen." if short else ".")
+                f"{self.directory}{ending}"
             )
         self._report_aside()
 
@@ -235,6 +251,12 @@ class Store:
                 f"Set aside {len(fresh)} files in {self.directory} that are damaged or "
                 f"foreign: {', '.join(aside)}{more}."
             )
+
+
+def _equal(left: Arrays, right: Arrays) -> bool:
+    """Compare to the last bit, so that NaN equals itself."""
+    same = signature(left) == signature(right) and left.keys() == right.keys()
+    return same and all(v.tobytes() == right[k].tobytes() for k, v in left.items())
 
 
 def _newest(waiting: list[str], room: float, none_yet: bool) -> list[str]:

@@ -1,8 +1,7 @@
 """Pictures for the logger: arrays to uint8 images and videos, to PNGs and GIFs.
 
 A GIF keeps every frame, for as long as every other. (Pillow's own writer of whole files
-merges frames that look alike, so they are put together here.)
-"""
+merges frames that look alike, so they are put together here.)"""
 
 import io
 from typing import Any
@@ -32,8 +31,7 @@ def as_image(value: Any) -> np.ndarray:
 
     Values are uint8; floats of which [0, 1] is shown and NaN is black; or other
     integers, shown from the least to the greatest. A batch is put side by side. Of 3 or
-    more channels the first three are shown, of 2 the first.
-    """
+    more channels the first three are shown, of 2 the first."""
     return _side_by_side(_as_uint8(value), ndim=3)
 
 
@@ -54,8 +52,7 @@ def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
 
     Gray videos, and frames of at most 256 colors, are exact; others get the 256 colors
     that suit each frame best. GIF counts in 1/100 s and viewers want at least 2 of
-    them, so 50 is the most for `fps`. ValueError for another array.
-    """
+    them, so 50 is the most for `fps`. ValueError for another array."""
     shape, dtype = np.shape(frames), frames.dtype
     if len(shape) != 4 or shape[-1] not in (1, 3) or dtype != np.uint8 or not shape[0]:
         raise ValueError(
@@ -94,17 +91,15 @@ def _image(array: np.ndarray) -> Image.Image:
 
 def _as_uint8(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value
-        value = value.numpy()
+        value = value.detach().cpu().numpy()
     value = np.asarray(value)
     if value.dtype == np.uint8:
         return value
     whole, value = value.dtype.kind in "iu", value.astype(np.float32)
     if whole:
         value = (value - value.min()) / max(np.ptp(value), 1)
-    value = np.nan_to_num(value, nan=0.0)
-    return (value.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return (np.nan_to_num(value).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _side_by_side(value: np.ndarray, ndim: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """How far a long piece of work has come: a bar on a terminal, lines elsewhere.
 
-Use: with progress("Prefill", total=10000, start=2000) as bar: bar.advance(1)
-"""
+Use: with progress("Prefill", total=10000, start=2000) as bar: bar.advance(1)"""
 
 import contextlib
 import functools
@@ -32,8 +31,7 @@ def progress(
     On a terminal this is one moving bar with rate and time left, and what is printed
     meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal) it is a line
     at the start, one at the end, and between them lines after 10, 20, 40, ... seconds,
-    at least one every ten minutes.
-    """
+    at least one every ten minutes."""
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.
         is_terminal = sys.stdout is not None and sys.stdout.isatty()

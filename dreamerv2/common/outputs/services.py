@@ -1,7 +1,6 @@
-"""Where metrics go besides the terminal and metrics.jsonl: `--logger NAME ...`.
-
-An output takes what `logger.py` says; if it has a `close`, that is called at the end.
-One of your own is a short class, named by its module:
+"""Where metrics go besides the terminal and metrics.jsonl: `--logger NAME ...`. An
+output takes what `logger.py` says; if it has a `close`, that is called at the end. One
+of your own is a short class, named by its module:
 
     class PrintReturns:  # in my_outputs.py, for --logger my_outputs:PrintReturns
         def __init__(self, logdir, config): ...
@@ -46,15 +45,13 @@ def scalar_tag(name: str) -> str:
 def make_outputs(
     names: Sequence[str], logdir: str | os.PathLike, config: Config, frames: int
 ) -> list[Output]:
-    """Make the outputs that `--logger` names, for a run that goes on at `frames`.
-
-    names: each `tensorboard`, `wandb`, `none`, or `module:Class` for one of your own,
-    called with `(logdir, config)`; UsageError for others, and for a missing package.
-    """
+    """Make the outputs that `--logger` names, for a run that goes on at `frames`: each
+    `tensorboard`, `wandb`, `none`, or `module:Class` for one of your own, called with
+    `(logdir, config)`; UsageError for others, and for a missing package."""
     outputs: list[Output] = []
     for name in dict.fromkeys(names):
         if name == "tensorboard":
-            outputs.append(TensorBoardOutput(logdir, frames + 1, config))
+            outputs.append(TensorBoardOutput(logdir, frames, config))
         elif name == "wandb":
             outputs.append(WandBOutput(logdir, config))
         elif ":" in name:
@@ -82,17 +79,11 @@ def _load_output(name: str) -> Callable[[Path, Config], Output]:
 
 class TensorBoardOutput:
     """Writes for TensorBoard: scalars in groups (see `scalar_tag`), histograms, images,
-    videos as GIFs that play, and the config as text and as hparams.
-
-    purge_step: have it forget what earlier files in the folder hold at this step (in
-    frames) and later ones: a run that resumes gives its step + 1.
-    """
+    videos as GIFs that play, and the config as text and as hparams. It is to forget
+    what earlier files in the folder hold after `frames`, where a run goes on."""
 
     def __init__(
-        self,
-        logdir: str | os.PathLike,
-        purge_step: int | None = None,
-        config: Config | None = None,
+        self, logdir: str | os.PathLike, frames: int = 0, config: Config | None = None
     ):
         # TensorBoard's own protocol buffers and nothing more: its writers import
         # TensorFlow, if there is one, which takes seconds and memory.
@@ -106,14 +97,13 @@ class TensorBoardOutput:
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = RecordWriter(self._path.open("xb"))
-        events = [event_pb2.Event(file_version="brain.Event:2")]
-        if purge_step is not None:
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            events.append(event_pb2.Event(step=purge_step, session_log=start))
-        if config is not None:
-            step = 0 if purge_step is None else purge_step - 1
-            for summary in _config_summaries(config):
-                events.append(event_pb2.Event(step=step, summary=summary))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        events = [
+            event_pb2.Event(file_version="brain.Event:2"),
+            event_pb2.Event(step=frames + 1, session_log=start),
+        ]
+        for summary in _config_summaries(config) if config else ():
+            events.append(event_pb2.Event(step=frames, summary=summary))
         self._write(events)
 
     def __call__(self, summaries: list[Summary]) -> None:
@@ -124,7 +114,6 @@ class TensorBoardOutput:
         self._write(events)
 
     def close(self) -> None:
-        """Close the event file."""
         # What a full disk did not take was already told by the write that failed.
         with contextlib.suppress(OSError):
             self._writer.close()
@@ -135,25 +124,23 @@ class TensorBoardOutput:
             return make(tag=scalar_tag(name), simple_value=float(value))
         if value.ndim == 1:
             return make(tag=name, histo=self._histogram(value))
-        shown = as_video(value) if value.ndim == 4 else as_image(value)
+        is_video = value.ndim == 4
+        shown = as_video(value) if is_video else as_image(value)
+        encoded = encode_gif(shown) if is_video else encode_png(shown)
         height, width, channels = shown.shape[-3:]
-        image = self._summary.Image(
-            height=height,
-            width=width,
-            colorspace=channels,
-            encoded_image_string=(encode_gif if value.ndim == 4 else encode_png)(shown),
-        )
+        size = {"height": height, "width": width, "colorspace": channels}
+        image = self._summary.Image(encoded_image_string=encoded, **size)
         return make(tag=name, image=image)
 
     def _histogram(self, samples: np.ndarray) -> Any:
         """Samples (N,) in 30 bins of equal width; those not finite are left out."""
-        from tensorboard.compat.proto import histogram_pb2
+        from tensorboard.compat.proto.histogram_pb2 import HistogramProto
 
         samples = samples[np.isfinite(samples)].astype(np.float64)
         if not len(samples):
-            return histogram_pb2.HistogramProto()
+            return HistogramProto()
         counts, edges = np.histogram(samples, bins=30)
-        return histogram_pb2.HistogramProto(
+        return HistogramProto(
             min=samples.min(),
             max=samples.max(),
             num=len(samples),
@@ -177,8 +164,7 @@ class WandBOutput:
     A run that is resumed goes on there, too: its id is kept in `wandb_id.txt`. Its name
     is the last three folders of the logdir, and the project `dreamerv2` unless
     WANDB_PROJECT is set; WANDB_MODE=offline keeps all in the logdir, for `wandb sync`
-    later. UsageError without the package or a login.
-    """
+    later. UsageError without the package or a login."""
 
     def __init__(self, logdir: str | os.PathLike, config: Config):
         self._wandb = wandb = require("wandb", "wandb")
@@ -210,7 +196,6 @@ class WandBOutput:
             self._run.log(row)
 
     def close(self) -> None:
-        """Finish the upload."""
         self._run.finish()
 
     def _convert(self, value: np.ndarray) -> Any:
@@ -240,8 +225,7 @@ def _config_summaries(config: Config) -> list[Any]:
     text = "\n".join(f"    {line}" for line in str(config).splitlines())
     values = {}
     for key, value in config.flat.items():
-        if isinstance(value, tuple):
-            value = ", ".join(map(str, value))
+        value = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         values[key] = _printable(value) if isinstance(value, str) else value
     return [text_pb("config", _printable(text)), hparams_pb(values)]
 

@@ -24,12 +24,10 @@ def save_stills(
     count: int,
     series: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None,
 ) -> list[Path]:
-    """Write `NAME_STEP.png` for each video and vector, or UsageError; return the paths.
-
-    videos: of Agent.report, (T, 3*H, count*W, C) in [0, 1].
-    vectors: of Agent.report_vectors, truth and model (count, T, D).
-    series: of SinceReset, if there was an evaluation: one plot more.
-    """
+    """Write `NAME_STEP.png` for each of the videos (T, 3*H, count*W, C) in [0, 1] of
+    Agent.report and of the vectors, truth and model (count, T, D), of its
+    report_vectors, and one of the series of SinceReset; return the paths. UsageError
+    if they cannot be written."""
     images = {name: video_still(video, count) for name, video in videos.items()}
     for key, (truth, model) in vectors.items():
         images[f"openl_{key}"] = vector_plot(key, truth, model)
@@ -44,12 +42,12 @@ def save_stills(
     return paths
 
 
-def chosen_times(length: int, columns: int = 10, observed: int = OBSERVED) -> list[int]:
-    """Return indexes of time: first and last seen, then evenly to the dream's end."""
-    observed = min(observed, length - 1)
+def chosen_times(length: int) -> list[int]:
+    """Return ten indexes of time: first and last seen, then evenly to the end."""
+    observed = min(OBSERVED, length - 1)
     seen = [0, observed - 1] if observed > 1 else [0]
-    dreamt = np.linspace(observed, length - 1, columns - len(seen)).round().astype(int)
-    return list(dict.fromkeys([*seen, *(int(t) for t in dreamt)]))
+    dreamt = np.linspace(observed, length - 1, 10 - len(seen)).round().astype(int)
+    return list(dict.fromkeys([*seen, *dreamt.tolist()]))
 
 
 def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
@@ -57,8 +55,7 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
 
     Per sequence, the first `rows` of them, truth, model, and error; above, the times:
     blue while the model sees, orange while it dreams. The video is (T, 3*H, count*W, C)
-    in [0, 1] or uint8, of `count` sequences side by side.
-    """
+    in [0, 1] or uint8, of `count` sequences side by side."""
     video = as_video(video)
     video = np.repeat(video, 3, -1) if video.shape[-1] == 1 else video
     length, height, width = video.shape[0], video.shape[1], video.shape[2] // count
