@@ -36,7 +36,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=3,sched_interval=3
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-KillWait=10
+KillWait=30
 ReturnToService=2
 # As many as are written here, whatever the machine has.
 SlurmdParameters=config_overrides
