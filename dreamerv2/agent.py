@@ -603,9 +603,11 @@ class ActorCritic(torchutils.Module):
     def _target(self, seq: Dream) -> Tensor:
         """Return the lambda-returns of the first H states, (H, N).
 
-        feat       f0    f1   ...  fH-1    fH reward     r0    r1   ...  rH-1 discount
-        d0    d1   ...  dH-1 value      v0    v1   ...  vH-1    vH = bootstrap target
-        R0    R1   ...  RH-1"""
+        feat       f0    f1   ...  fH-1    fH
+        reward     r0    r1   ...  rH-1
+        discount   d0    d1   ...  dH-1
+        value      v0    v1   ...  vH-1    vH = bootstrap
+        target     R0    R1   ...  RH-1"""
         return lambda_return(
             seq["reward"][:-1],
             seq["value"][:-1],
