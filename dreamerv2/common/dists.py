@@ -10,8 +10,7 @@ summed, in the dtype of the parameters (float32 of networks). As far as it makes
 it has ``noise_kind`` and ``noise_shape``, of what sample() needs; ``sample(noise)``,
 differentiable where the reference's is; and ``mean(noise)``, ``mode(noise)``,
 ``entropy(noise)``, whose argument is a noise function (see noise.NoiseFn), which only
-TanhNormalDist needs.
-"""
+TanhNormalDist needs."""
 
 import copy
 import math
@@ -34,8 +33,7 @@ class OneHotDist:
     """Categorical over one-hot vectors with straight-through gradients.
 
     logits: (..., C); with ``latents=True``, (..., S, C), where the S latents are one
-    event. The sample is sample + probs - sg(probs) (Algorithm 1 of the paper).
-    """
+    event. The sample is sample + probs - sg(probs) (Algorithm 1 of the paper)."""
 
     noise_kind = "gumbel"
 
@@ -160,8 +158,7 @@ class TruncNormalDist:
 
     With a and b the standardised bounds and Z = Phi(b) - Phi(a), a sample is loc + std
     * Phi^-1(Phi(a) + u * Z) for uniform u, clipped to within CLIP of the bounds with
-    the gradient of the unclipped one.
-    """
+    the gradient of the unclipped one."""
 
     noise_kind = "uniform"
 
@@ -195,8 +192,7 @@ class TruncNormalDist:
         z = (value - self.loc) / self.std
         each = -0.5 * z * z - HALF_LOG_2PI - self.std.log() - self._z.log()
         inside = (value >= self.LOW) & (value <= self.HIGH)
-        each = torch.where(inside, each, torch.full_like(each, -torch.inf))
-        return each.sum(-1)
+        return torch.where(inside, each, -torch.inf).sum(-1)
 
     def entropy(self, noise: NoiseFn | None = None) -> Tensor:
         edges = (self._a * _pdf(self._a) - self._b * _pdf(self._b)) / (2 * self._z)
@@ -209,12 +205,9 @@ def _pdf(x: Tensor) -> Tensor:
 
 
 class TanhNormalDist:
-    """tanh of a normal; the last dimension is the event.
-
-    Mean, mode and entropy, of no closed form, are estimated from ``samples`` draws
-    named ``tanh_stats``, the mode being, for each batch element, its own most likely
-    draw.
-    """
+    """tanh of a normal; the last dimension is the event. Mean, mode and entropy, of no
+    closed form, are estimated from ``samples`` draws named ``tanh_stats``, the mode
+    being, for each batch element, its own most likely draw."""
 
     noise_kind = "normal"
 
@@ -230,9 +223,8 @@ class TanhNormalDist:
         return torch.tanh(self._base.sample(noise))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self._log_prob_before_tanh(
-            torch.atanh(value.clamp(-self.EDGE, self.EDGE))
-        )
+        value = value.clamp(-self.EDGE, self.EDGE)
+        return self._log_prob_before_tanh(torch.atanh(value))
 
     def _log_prob_before_tanh(self, x: Tensor) -> Tensor:
         # log(1 - tanh(x)^2), in a form that is stable for large |x|.
@@ -245,8 +237,7 @@ class TanhNormalDist:
                 "The mean, mode and entropy of a tanh_normal are estimated from "
                 "samples and need a source of noise."
             )
-        shape = (self._samples, *self.noise_shape)
-        draws = noise("tanh_stats", "normal", shape)
+        draws = noise("tanh_stats", "normal", (self._samples, *self.noise_shape))
         return self._base.sample(draws.to(self._base.loc.dtype))
 
     def mean(self, noise: NoiseFn | None = None) -> Tensor:

@@ -33,11 +33,10 @@ OWN = "own"  # The suite of environments that come from Python.
 
 
 def make_env(config: Any, seed: int, train: bool = True) -> Env:
-    """Make the environment of `config.task`, "suite_name", ready for a Driver.
-
-    Actions are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied. Equal
-    seeds, in [0, 2**32), give equal episodes and actions of the action space.
-    UsageError for an unknown suite or name, and for a missing optional package."""
+    """Make the environment of `config.task`, "suite_name", ready for a Driver. Actions
+    are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied. Equal seeds,
+    in [0, 2**32), give equal episodes and actions of the action space. UsageError for
+    an unknown suite or name, and for a missing optional package."""
     suite, _, name = config.task.partition("_")
     if suite == OWN:
         raise UsageError(

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all: the one way in which this project writes.
 
-Free of torch, for processes of environments.
-"""
+Free of torch, for processes of environments."""
 
 import contextlib
 import errno
@@ -14,9 +13,8 @@ from dreamerv2.common.errors import UsageError
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Have `write` fill a file that appears at `path` once it is whole, or never.
-
-    A temporary file in the same folder reaches the disk and is then renamed; one that a
+    """Have `write` fill a file that appears at `path` once it is whole, or never. A
+    temporary file in the same folder reaches the disk and is then renamed; one that a
     killed process left is removed by the next call. UsageError if the file cannot be
     written; the one before is untouched."""
     path = Path(path)

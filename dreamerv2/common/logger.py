@@ -1,9 +1,8 @@
 """Metrics: gathered without waiting for the device, written out now and then.
 
 An output is any callable that takes a list of `(step, name, value)`, where a value is
-an array: of shape () a scalar, (N,) the samples of a histogram, (H, W, C) an image,
-(T, H, W, C) a video, the last two uint8 with C 1 or 3.
-"""
+an array: of shape () a scalar, (N,) the samples of a histogram, (H, W, C) an image, and
+(T, H, W, C) a video, the last two uint8 with C 1 or 3."""
 
 import contextlib
 import json
@@ -66,7 +65,6 @@ class Logger:
 
     def scalar(self, name: str, value: Any) -> None:
         """Add a number, or an array or tensor of shape (); ValueError otherwise.
-
         Several of one name are averaged. A tensor stays where it is until `write`, so
         its memory must not be overwritten before (clone what a CUDA graph puts out)."""
         is_tensor = isinstance(value, torch.Tensor)
@@ -160,11 +158,10 @@ class TerminalOutput:
 
 
 class JSONLOutput:
-    """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line.
-
-    NaN and infinity, which JSON lacks, become null. Opening the file repairs a last
-    line that was cut by a kill or a full disk; `warn` takes a sentence when something
-    had to be removed. UsageError if the folder cannot be made or written to."""
+    """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line. NaN
+    and infinity, which JSON lacks, become null. Opening the file repairs a last line
+    that was cut by a kill or a full disk; `warn` takes a sentence when something had to
+    be removed. UsageError if the folder cannot be made or written to."""
 
     def __init__(
         self, logdir: str | os.PathLike, warn: Callable[[str], None] | None = None

@@ -1,7 +1,6 @@
 """Encoder, decoder and heads; and, from their own files, the RSSM and its parts.
 
-Shapes: B batch, T time, N any number of rows, E embed, F features, C channels.
-"""
+Shapes: B batch, T time, N any number of rows, E embed, F features, C channels."""
 
 import re
 from collections.abc import Sequence
@@ -70,6 +69,12 @@ class _DenseStack(nn.Module):
             x = self._act_(getattr(self, f"{self.norm_name}{i}")(x))
         return x
 
+
+class _Coder(_DenseStack):
+    """What encoder and decoder share."""
+
+    norm_name = "densenorm"
+
     def _select(self, shapes: Shapes, cnn_keys: str, mlp_keys: str) -> None:
         """Choose the observations. Raises UsageError if there are none."""
         self.cnn_keys = select_keys(shapes, cnn_keys, 3)
@@ -83,17 +88,18 @@ class _DenseStack(nn.Module):
                 f"{conv.list_shapes(shapes)}; choose patterns that match one."
             )
 
+    def compile_parts(self) -> None:
+        """Compile the convolutions."""
+        self._cnn = compiled(self._cnn)
 
-class Encoder(_DenseStack):
+
+class Encoder(_Coder):
     """Images and vectors to one embedding.
 
     Images (H, W, C), joined on their channels, go through convolutions of stride 2
     without padding, of depth cnn_depth * 2^i, and are flattened in the order height,
     width, channel. Vectors, joined, go through the mlp_layers. Both outputs are joined.
-    `shapes` are the observations', the keys patterns; see select_keys.
-    """
-
-    norm_name = "densenorm"
+    `shapes` are the observations', the keys patterns; see select_keys."""
 
     def __init__(
         self,
@@ -148,10 +154,6 @@ class Encoder(_DenseStack):
             outputs.append(self._dense(vectors))
         return torch.cat([x.to(outputs[0].dtype) for x in outputs], -1)
 
-    def compile_parts(self) -> None:
-        """Compile the convolutions."""
-        self._cnn = compiled(self._cnn)
-
     def _cnn(self, images: Tensor) -> Tensor:
         """(..., H, W, C) -> (..., E)."""
         x = conv.to_nchw(images.reshape(-1, *images.shape[-3:]))  # (N, C, H, W)
@@ -161,16 +163,13 @@ class Encoder(_DenseStack):
         return conv.to_nhwc(x).reshape(*images.shape[:-3], -1)
 
 
-class Decoder(_DenseStack):
+class Decoder(_Coder):
     """Features to distributions of images and vectors, each of unit variance.
 
-    For images, a linear map to 32 * cnn_depth, then transposed convolutions of
-    stride 2 from 1x1, of depth cnn_depth * 2^(n-i-2), the last with the channels of
-    all images and neither norm nor activation. For vectors, the mlp_layers, then a
-    linear map per key.
-    """
-
-    norm_name = "densenorm"
+    For images, a linear map to 32 * cnn_depth, then transposed convolutions of stride 2
+    from 1x1, of depth cnn_depth * 2^(n-i-2), the last with the channels of all images
+    and neither norm nor activation. For vectors, the mlp_layers, then a linear map per
+    key."""
 
     def __init__(
         self,
@@ -227,10 +226,6 @@ class Decoder(_DenseStack):
             for key in self.mlp_keys:
                 outputs[key] = getattr(self, f"dense_{key}")(x)
         return outputs
-
-    def compile_parts(self) -> None:
-        """Compile the convolutions."""
-        self._cnn = compiled(self._cnn)
 
     def _images(self, features: Tensor) -> dict[str, dists.Dist]:
         means = self._cnn(features.reshape(-1, features.shape[-1]))  # (N, H, W, C)

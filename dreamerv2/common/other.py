@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,14 @@ class RandomAgent:
         self, obs: Mapping[str, np.ndarray], state: Any = None, mode: str = "train"
     ) -> tuple[dict[str, np.ndarray], Any]:
         """obs of N environments -> {"action": (N, A) float32}, state."""
-        count = len(obs["is_first"])
-        size = self._space.shape[0]
+        count, size = len(obs["is_first"]), self._space.shape[0]
         if getattr(self._space, "discrete", False):
             action = np.eye(size)[self._rng.integers(size, size=count)]
         else:
             low, high = self._space.low, self._space.high
             bounded = np.isfinite(low) & np.isfinite(high)
-            uniform = self._rng.uniform(
-                np.where(bounded, low, 0), np.where(bounded, high, 1), (count, size)
-            )
+            ends = np.where(bounded, low, 0), np.where(bounded, high, 1)
+            uniform = self._rng.uniform(*ends, (count, size))
             normal = self._rng.standard_normal((count, size))
             action = np.where(bounded, uniform, np.clip(normal, low, high))
         return {"action": action.astype(np.float32)}, state
@@ -57,13 +55,10 @@ def lambda_return(
         R[t] = r[t] + d[t] * ((1 - lambda) * v[t+1] + lambda * R[t+1])
 
     with v[H] = R[H] = bootstrap, (...). r, v and d, the discount, and what is returned
-    are of H steps, (H, ...); ValueError for other shapes.
-    """
+    are of H steps, (H, ...); ValueError for other shapes."""
     if not reward.shape == value.shape == pcont.shape:
-        raise ValueError(
-            "reward, value and pcont must have one shape, but have "
-            f"{tuple(reward.shape)}, {tuple(value.shape)}, {tuple(pcont.shape)}."
-        )
+        shapes = [tuple(x.shape) for x in (reward, value, pcont)]
+        raise ValueError(f"reward, value and pcont have several shapes, {shapes}.")
     if bootstrap.shape != reward.shape[1:]:
         raise ValueError(
             f"bootstrap must have the shape of one step, {tuple(reward.shape[1:])}, "
@@ -71,12 +66,10 @@ def lambda_return(
         )
     value_next = torch.cat([value[1:], bootstrap[None]], 0)  # (H, ...)
     inputs = reward + pcont * value_next * (1 - lambda_)
-    returns = []
-    last = bootstrap
+    returns = [bootstrap]
     for t in reversed(range(len(reward))):
-        last = inputs[t] + pcont[t] * lambda_ * last
-        returns.append(last)
-    return torch.stack(returns[::-1], 0)
+        returns.append(inputs[t] + pcont[t] * lambda_ * returns[-1])
+    return torch.stack(returns[:0:-1], 0)
 
 
 _SCHEDULES = {"linear": 3, "warmup": 2, "exp": 3, "horizon": 3}  # And their numbers.
@@ -89,8 +82,7 @@ def schedule(text: str | float, step: Tensor) -> Tensor:
     - ``linear(a,b,n)``: from a to b over n steps.
     - ``warmup(n,v)``: from 0 to v over n steps.
     - ``exp(a,b,halflife)``: from a towards b, half the way every halflife steps.
-    - ``horizon(a,b,n)``: 1 - 1/h with h linear from a to b over n steps.
-    """
+    - ``horizon(a,b,n)``: 1 - 1/h with h linear from a to b over n steps."""
     name, numbers = parse_schedule(text)
     if name == "constant":
         return torch.full_like(step, numbers[0])
@@ -108,17 +100,13 @@ def schedule(text: str | float, step: Tensor) -> Tensor:
 def parse_schedule(text: str | float) -> tuple[str, list[float]]:
     """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0]); UsageError for what is
     no schedule."""
-    try:
+    with suppress(ValueError):
         return "constant", [float(text)]
-    except ValueError:
-        pass
     match = re.fullmatch(r"(\w+)\((.*)\)", str(text).replace(" ", ""))
-    try:
+    with suppress(TypeError, KeyError, ValueError):
         name, numbers = match[1], [float(x) for x in match[2].split(",")]
         if len(numbers) == _SCHEDULES[name]:
             return name, numbers
-    except (TypeError, KeyError, ValueError):
-        pass
     raise UsageError(
         f"'{text}' is no schedule: expected a number, linear(a,b,n), warmup(n,v), "
         "exp(a,b,halflife) or horizon(a,b,n)."
@@ -146,8 +134,7 @@ class StreamNorm(Module):
 
     magnitude = momentum * magnitude + (1 - momentum) * mean|x|, starting at 1;
     output = x / (magnitude + eps) * scale. Momentum 1 turns it off. The mean is over
-    all ranks.
-    """
+    all ranks."""
 
     parts = ("mag",)
 
@@ -170,13 +157,10 @@ class StreamNorm(Module):
         """Take the inputs into account, normalize them, and return metrics of both."""
         self.update(inputs)
         outputs = self.transform(inputs)
-        x, y = inputs.detach(), outputs.detach()
-        metrics = {
-            "mean": x.mean(),
-            "std": x.std(correction=0),
-            "normed_mean": y.mean(),
-            "normed_std": y.std(correction=0),
-        }
+        metrics = {}
+        for prefix, x in (("", inputs.detach()), ("normed_", outputs.detach())):
+            metrics[f"{prefix}mean"] = x.mean()
+            metrics[f"{prefix}std"] = x.std(correction=0)
         return outputs, metrics
 
     @torch.no_grad()
@@ -185,8 +169,7 @@ class StreamNorm(Module):
         if self._momentum == 1:
             return
         mean = self._ranks.mean(inputs.abs().mean()).to(self.mag.dtype)
-        new = (1 - self._momentum) * mean
-        new = self._momentum * self.mag + new
+        new = self._momentum * self.mag + (1 - self._momentum) * mean
         # An input that is not finite would stay in the mean for ever.
         self.mag.copy_(torch.where(torch.isfinite(new), new, self.mag))
 
@@ -225,11 +208,9 @@ class RunningMeans:
         return dict(zip(self._names, means, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what load_state_dict needs to go on from here."""
         return {"names": self._names, "sums": self._sums, "count": self._count}
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Go on from what state_dict returned."""
         self._names, self._count = list(state["names"]), state["count"]
         self._sums = state["sums"]
 

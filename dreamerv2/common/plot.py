@@ -5,8 +5,7 @@ r"""Learning curves of many runs, with baselines and published curves behind the
 
 Runs lie as TASK/METHOD/SEED/metrics.jsonl below --indir. Writes curves.png and
 curves.pdf, a panel per task and per aggregate over tasks, and curves.json with every
-number in them.
-"""
+number in them."""
 
 import argparse
 import json
@@ -53,17 +52,16 @@ def plot(args: argparse.Namespace) -> list[Path]:
 def save(data: Mapping[str, Any], args: argparse.Namespace, outdir: Path) -> list[Path]:
     """Draw what `summarize` returns, and write picture and numbers to a folder."""
     drawn = figure.draw(data, args)
+    paths = png, pdf, numbers = [outdir / f"curves.{x}" for x in ("png", "pdf", "json")]
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        for kind in ("png", "pdf"):
-            drawn.savefig(outdir / f"curves.{kind}", dpi=args.dpi)
-        text = json.dumps(plain(data), indent=1, allow_nan=False)
-        (outdir / "curves.json").write_text(text + "\n")
+        for path in (png, pdf):
+            drawn.savefig(path, dpi=args.dpi)
+        numbers.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UsageError(
             f"Cannot write to {outdir} ({error.strerror}): choose another --outdir."
         ) from error
-    paths = [outdir / f"curves.{kind}" for kind in ("png", "pdf", "json")]
     print("\n".join(f"Wrote {path}." for path in paths))
     return paths
 
@@ -72,13 +70,12 @@ def rename(
     runs: Sequence[LoggedRun], labels: Mapping[str, str], xmult: float
 ) -> list[LoggedRun]:
     """Return runs with other names for methods, and x times a factor."""
-    known = dict.fromkeys(run.method for run in runs)
-    for name in labels:
-        if name not in known:
-            known = ", ".join(known)
-            raise UsageError(
-                f"--labels renames {name!r}, which is none of the methods {known}."
-            )
+    methods = list(dict.fromkeys(run.method for run in runs))
+    for name in labels.keys() - methods:
+        known = ", ".join(methods)
+        raise UsageError(
+            f"--labels renames {name!r}, which is none of the methods {known}."
+        )
     return [
         replace(run, method=labels.get(run.method, run.method), x=run.x * xmult)
         for run in runs
@@ -89,33 +86,27 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
     """Return every number that is drawn, as in curves.json.
 
     `tasks`: per task, `methods` as by `describe`, `published` curves, and `baselines`.
-    `stats`: per aggregate, the same with x, y and the tasks in it.
-    """
+    `stats`: per aggregate, the same with x, y and the tasks in it."""
     width = nice_width(runs) if args.bins < 0 else args.bins
     baselines = scores.load_baselines() if args.baselines else {}
     drawn = choose_baselines(args.baselines, baselines)
     published = load_published(args.xaxis, args.yaxis, args.xmult, drawn)
     # Scores are returns; other metrics are not to be compared with them.
-    has_scores = args.yaxis.endswith("return")
-    units = scores.load_baselines() if has_scores else {}
-    tasks: dict[str, dict[str, Any]] = {}
-    for task in dict.fromkeys(run.task for run in runs):
+    units = scores.load_baselines() if args.yaxis.endswith("return") else {}
+    groups: dict[str, dict[str, list[LoggedRun]]] = {}
+    for run in runs:
+        groups.setdefault(run.task, {}).setdefault(run.method, []).append(run)
+    tasks = {}
+    for task, methods in groups.items():
         known = units.get(task, {})
         tasks[task] = {
-            "methods": {},
+            "methods": {k: describe(x, width, args.agg) for k, x in methods.items()},
             "published": published.get(task, {}),
             "baselines": {name: known[name] for name in drawn if name in known},
         }
-        for method in dict.fromkeys(run.method for run in runs):
-            some = [run for run in runs if (run.task, run.method) == (task, method)]
-            if some:
-                tasks[task]["methods"][method] = describe(some, width, args.agg)
-    stats = args.stats or default_stats(list(tasks), units)
-    panels = {
-        stat: panel
-        for stat in stats
-        if stat != "none" and (panel := over_tasks(tasks, stat, units, drawn))
-    }
+    stats = [x for x in args.stats or default_stats(list(tasks), units) if x != "none"]
+    panels = {stat: over_tasks(tasks, stat, units, drawn) for stat in stats}
+    panels = {stat: panel for stat, panel in panels.items() if panel}
     data = {"xaxis": args.xaxis, "yaxis": args.yaxis, "bins": width, "agg": args.agg}
     return {**data, "tasks": tasks, "stats": panels}
 
@@ -165,12 +156,10 @@ def over_tasks(
     if stat in scores.SCALES:
         used = dict.fromkeys(t for x in panel["methods"].values() for t in x["tasks"])
         for name in drawn:
-            values = [
-                scores.normalize(units[task][name], units[task], scores.SCALES[stat])
-                for task in used
-                if name in units[task]
-            ]
-            if len(values) == len(used):
+            of_task = [units[task] for task in used]
+            if all(name in known for known in of_task):
+                unit = scores.SCALES[stat]
+                values = [scores.normalize(x[name], x, unit) for x in of_task]
                 value = scores.reduce_tasks(np.array(values), stat)
                 panel["baselines"][name] = float(value)
     return panel
@@ -192,27 +181,29 @@ def choose_baselines(
     patterns: Sequence[str], baselines: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
     """Return the names that have one of the patterns in them, in their order."""
-    known = dict.fromkeys(["dreamerv2", "reference"])
-    known.update(dict.fromkeys(name for task in baselines.values() for name in task))
-    chosen: dict[str, None] = {}
+    scored = [name for task in baselines.values() for name in task]
+    known = list(dict.fromkeys(["dreamerv2", "reference", *scored]))
+    chosen: list[str] = []
     for pattern in patterns:
         found = [name for name in known if re.search(pattern, name)]
         if not found:
             listed = f"{', '.join(known)}, or none"
             raise UsageError(f"There is no baseline {pattern!r}: choose from {listed}.")
-        chosen.update(dict.fromkeys(found))
-    return list(chosen)
+        chosen += found
+    return list(dict.fromkeys(chosen))
 
 
 def load_published(
     xaxis: str, yaxis: str, xmult: float, names: Sequence[str]
 ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """Return task -> name -> curve, of those that are of these axes."""
-    if xaxis != "step" or yaxis not in ("eval_return", "train_return"):
+    if xaxis != "step":
         return {}
-    is_eval = yaxis == "eval_return"
-    load = scores.load_published if is_eval else scores.load_reference_episodes
-    if ("dreamerv2" if is_eval else "reference") not in names:
+    if yaxis == "eval_return" and "dreamerv2" in names:
+        load = scores.load_published
+    elif yaxis == "train_return" and "reference" in names:
+        load = scores.load_reference_episodes
+    else:
         return {}
     return {
         task: {k: {**curve, "x": curve["x"] * xmult} for k, curve in curves.items()}

@@ -48,7 +48,6 @@ def warn_if_too_big(
     available: int | None = None,
 ) -> bool:
     """Print a warning if training's replay, in memory, will outgrow it; return whether.
-
     settings are those of `replay`; spaces, of observations and of actions, each as for
     `memory_needed`; steps those of the whole run, and loaded those that the replay
     holds already. Of the `available` bytes, by default, the system is asked."""

@@ -55,10 +55,9 @@ class _Facts(NamedTuple):
 
 
 class Recordings:
-    """Episodes in .npz files, all read and checked before anything is learned.
-
-    Whether actions are discrete, and in which form, is decided over all files. Damaged
-    ones of a run are left to its replay, which sets them aside. `spaces` are those of
+    """Episodes in .npz files, all read and checked before anything is learned. Whether
+    actions are discrete, and in which form, is decided over all files. Damaged ones of
+    a run are left to its replay, which sets them aside. `spaces` are those of
     observations and actions. UsageError names the file and the key that do not fit."""
 
     def __init__(self, paths: Sequence[Path]):

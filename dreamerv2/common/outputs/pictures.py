@@ -27,11 +27,10 @@ def check_picture(name: str, value: Any, kind: str) -> None:
 
 
 def as_image(value: Any) -> np.ndarray:
-    """(H, W), (H, W, C) or a batch (B, H, W, C) -> (H, W, C) uint8, C 1 or 3.
-
-    Values are uint8; floats of which [0, 1] is shown and NaN is black; or other
-    integers, shown from the least to the greatest. A batch is put side by side. Of 3 or
-    more channels the first three are shown, of 2 the first."""
+    """(H, W), (H, W, C) or a batch (B, H, W, C) -> (H, W, C) uint8, C 1 or 3. Values
+    are uint8; floats of which [0, 1] is shown and NaN is black; or other integers,
+    shown from the least to the greatest. A batch is put side by side. Of 3 or more
+    channels the first three are shown, of 2 the first."""
     return _side_by_side(_as_uint8(value), ndim=3)
 
 
@@ -48,11 +47,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
-    """Encode a video (T, H, W, C) uint8, C 1 or 3, as a GIF that loops for ever.
-
-    Gray videos, and frames of at most 256 colors, are exact; others get the 256 colors
-    that suit each frame best. GIF counts in 1/100 s and viewers want at least 2 of
-    them, so 50 is the most for `fps`. ValueError for another array."""
+    """Encode a video (T, H, W, C) uint8, C 1 or 3, as a GIF that loops for ever. Gray
+    videos, and frames of at most 256 colors, are exact; others get the 256 colors that
+    suit each frame best. GIF counts in 1/100 s and viewers want at least 2 of them, so
+    50 is the most for `fps`. ValueError for another array."""
     shape, dtype = np.shape(frames), frames.dtype
     if len(shape) != 4 or shape[-1] not in (1, 3) or dtype != np.uint8 or not shape[0]:
         raise ValueError(

@@ -51,11 +51,10 @@ def chosen_times(length: int) -> list[int]:
 
 
 def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
-    """Frames of an open-loop video, time from left to right -> (h, w, 3) uint8.
-
-    Per sequence, the first `rows` of them, truth, model, and error; above, the times:
-    blue while the model sees, orange while it dreams. The video is (T, 3*H, count*W, C)
-    in [0, 1] or uint8, of `count` sequences side by side."""
+    """Frames of an open-loop video, time from left to right -> (h, w, 3) uint8. Per
+    sequence, the first `rows` of them, truth, model, and error; above, the times: blue
+    while the model sees, orange while it dreams. The video is (T, 3*H, count*W, C) in
+    [0, 1] or uint8, of `count` sequences side by side."""
     video = as_video(video)
     video = np.repeat(video, 3, -1) if video.shape[-1] == 1 else video
     length, height, width = video.shape[0], video.shape[1], video.shape[2] // count

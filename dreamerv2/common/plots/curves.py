@@ -46,8 +46,7 @@ class Curve:
         """Return middle, low and high (G,) over the runs that have a value.
 
         kind: stdK, the mean with K standard deviations (n-1; none of a single run);
-        perK, the median with the percentiles K and 100-K; or mean, without a spread.
-        """
+        perK, the median with the percentiles K and 100-K; or mean, without a spread."""
         if kind.startswith("per"):
             ends = float(kind[3:]), 100 - float(kind[3:])
             return tuple(np.nanpercentile(self.values, (50, *ends), axis=0))
@@ -62,28 +61,26 @@ def load_runs(
     indirs: Sequence[Path],
     xaxis: str,
     yaxis: str,
-    tasks: Sequence[str] = ("",),
-    methods: Sequence[str] = ("",),
-    prefix: bool = False,
-    maxval: float = 0.0,
-    warn: Warn = print,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    prefix: bool,
+    maxval: float,
+    warn: Warn,
 ) -> list[LoggedRun]:
     """Return the runs below some folders that have both metrics; else UsageError.
-
     tasks, methods are patterns found anywhere in the name, and order the result; maxval
-    leaves out values further from 0, and `warn` takes a sentence about it.
-    """
+    leaves out values further from 0, and `warn` takes a sentence about it."""
     found = [run for folder in indirs for run in find_runs(folder, prefix)]
     if not found:
         raise UsageError(
             f"Found no metrics.jsonl below {_join(indirs)}: give --indir the folder "
             "that holds TASK/METHOD/SEED/metrics.jsonl."
         )
-    chosen = [
-        run
-        for run in found
-        if None not in (_rank(tasks, run.task), _rank(methods, run.method))
-    ]
+
+    def ranks(run: LoggedRun) -> tuple[int | None, int | None]:
+        return _rank(tasks, run.task), _rank(methods, run.method)
+
+    chosen = [run for run in found if None not in ranks(run)]
     if not chosen:
         raise UsageError(
             f"None of the {len(found)} runs below {_join(indirs)} fits --tasks and "
@@ -103,19 +100,16 @@ def load_runs(
             warn(f"Left out {run.path}: it has no {yaxis!r} by {xaxis!r}.")
 
     def order(run: LoggedRun) -> tuple:
-        task, method = natural(run.task), natural(run.method)
-        ranks = _rank(tasks, run.task), _rank(methods, run.method)
-        return ranks[0], task, ranks[1], method, natural(run.seed)
+        names = map(natural, (run.task, run.method))
+        return *zip(ranks(run), names, strict=True), natural(run.seed)
 
     return sorted(runs, key=order)
 
 
 def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
-    """Find runs below a folder, without points yet.
-
-    The last three folders are task, method and seed. Where fewer lie below `indir`, a
-    run's config.yaml names the task, and what is left is method and seed.
-    """
+    """Find runs below a folder, without points yet. The last three folders are task,
+    method and seed. Where fewer lie below `indir`, a run's config.yaml names the task,
+    and what is left is method and seed."""
     if not indir.is_dir():
         raise UsageError(f"There is no folder {indir}: correct --indir.")
     empty = np.empty(0)
@@ -126,10 +120,8 @@ def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
             below.clear()  # Thousands of episodes, and no more runs.
     for folder in sorted(folders):
         parts = folder.relative_to(indir).parts
-        if len(parts) >= 3:
-            task, method, seed = parts[-3:]
-        else:
-            task, method, seed = _shallow(indir, folder, parts)
+        deep = len(parts) >= 3
+        task, method, seed = parts[-3:] if deep else _shallow(indir, folder, parts)
         method = f"{indir.name}_{method}" if prefix else method
         yield LoggedRun(task, method, seed, folder / "metrics.jsonl", empty, empty)
 
@@ -174,9 +166,10 @@ def read_run(
     return replace(run, x=x[kept][order], y=y[kept][order]), names
 
 
-def nice_width(runs: Sequence[LoggedRun], bins: int = 30) -> float:
+def nice_width(runs: Sequence[LoggedRun]) -> float:
     """Return a width of 1, 2 or 5 times a power of ten that gives the longest run at
-    most `bins` bins."""
+    most 30 bins."""
+    bins = 30
     longest = max((np.ptp([*run.x, 0.0]) for run in runs), default=0.0)
     if not longest:
         return 0.0
@@ -188,14 +181,13 @@ def bin_points(
     x: np.ndarray, y: np.ndarray, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the right ends of the bins ((k-1) width, k width] (of the first, with 0)
-    that have points, and the points' means. Width 0: means of points with the same
-    x."""
+    that have points, and the points' means; with width 0, those of points of one x."""
     index = np.ceil(np.round(x / width, 9)) if width else x
     if width:
         index = np.where((x >= 0) & (index < 1), 1, index)
     ends, place = np.unique(index, return_inverse=True)
     means = np.bincount(place, weights=y) / np.bincount(place)
-    return (ends * width if width else ends), means
+    return ends * (width or 1), means
 
 
 def make_curve(runs: Sequence[LoggedRun], width: float) -> Curve:
@@ -214,12 +206,9 @@ def aggregate(
     baselines: Mapping[str, Mapping[str, float]],
 ) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
     """Return x and a curve over tasks (G,), where all have a value, and the tasks; or
-    None.
-
-    curves: task -> x and the mean over seeds (G,). Means are normalised, not runs.
-    stat: of SCALES, which leave out tasks without human scores; mean and median of
-      plain returns; or tasks, how many have a value by then.
-    """
+    None. `curves` are task -> x and the mean over seeds (G,): means are normalised, not
+    runs. `stat` is one of SCALES, which leave out tasks without human scores; mean or
+    median, of plain returns; or tasks, how many have a value by then."""
     scaled = {}
     for task, (x, y) in curves.items():
         unit = SCALES.get(stat)

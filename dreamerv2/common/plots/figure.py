@@ -131,8 +131,7 @@ def _draw_published(
         return
     curve = {key: values[shown] for key, values in curve.items() if key != "tasks"}
     x, y = curve["x"], curve["mean" if "mean" in curve else "y"]
-    style = {"color": "#777777", "lw": 1.6, "zorder": 2, **_markers(x)}
-    axis.plot(x, y, label=label, **style)
+    axis.plot(x, y, label=label, color="#777777", lw=1.6, zorder=2, **_markers(x))
     if "std" not in curve:
         return
     low, high = y - curve["std"], y + curve["std"]
@@ -162,8 +161,7 @@ def _draw_curve(
     x = curve["x"]
     style = {"color": color, **_markers(x)}
     for points in _points(curve):
-        dots = {"color": color, "ls": "", "marker": ".", "ms": 2.5, "alpha": 0.45}
-        axis.plot(*points, zorder=3, **dots)
+        axis.plot(*points, ".", color=color, ms=2.5, alpha=0.45, zorder=3)
     if "y" in curve:  # An aggregate over tasks.
         axis.plot(x, curve["y"], lw=1.6, label=method, zorder=4, **style)
     elif agg == "none":
@@ -182,17 +180,12 @@ def _draw_curve(
 def _set_axes(
     axis: Axes, args: argparse.Namespace, right: float, is_task: bool
 ) -> None:
-    if args.xlim:
-        axis.set_xlim(args.xlim)
-    else:
-        left = min(0.0, *(line.get_xdata()[0] for line in axis.lines), 0.0)
-        axis.set_xlim(left, right if right > left else left + 1)
+    left = min([0.0, *(line.get_xdata()[0] for line in axis.lines)])
+    axis.set_xlim(args.xlim or (left, right if right > left else left + 1))
     if args.ylim and is_task:
         axis.set_ylim(args.ylim)
-    for one, count, at_ends in (
-        (axis.xaxis, args.xticks, args.xlimticks),
-        (axis.yaxis, args.yticks, args.ylimticks),
-    ):
+    horizontal = axis.xaxis, args.xticks, args.xlimticks
+    for one, count, at_ends in (horizontal, (axis.yaxis, args.yticks, args.ylimticks)):
         one.set_major_formatter(FuncFormatter(format_tick))
         if at_ends:
             one.set_ticks(np.linspace(*sorted(one.get_view_interval()), max(2, count)))

@@ -19,7 +19,6 @@ from dreamerv2.common.suites.wrappers import Wrapper
 
 class GymWrapper(Wrapper):
     """Any gymnasium environment, or one of the older gym, in our own interface.
-
     Observations and actions may be nested: see FlatObservation and FlatAction. A
     truncation sets is_last alone. The `seed` goes into the first reset. UsageError,
     here and later, for what is not as either interface says."""

@@ -15,7 +15,6 @@ Arrange = Callable[[np.ndarray], np.ndarray]
 
 def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] | None:
     """Return an image's shape (H, W, C) and what brings its values there, or None.
-
     Boxes of three dimensions are images, (H, W, C) or (C, H, W), those of four stacks
     of them, whose channels are joined. A box of two is a gray one if its bounds are
     those of pixels; small boards are none. UsageError for axes that cannot be told."""
