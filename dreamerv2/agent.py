@@ -35,13 +35,11 @@ CLIP_REWARDS = {"identity": lambda x: x, "sign": torch.sign, "tanh": torch.tanh}
 class Agent(torchutils.Module):
     """What train.py talks to: acts, learns from batches, reports videos.
 
-    `step` is the shared count of policy steps, for schedules; without `learns` there
-    are no optimizers; `ranks` are the processes that share each update. `noise` draws
-    what networks need in training, and `eval_noise` in evaluations and reports, which
-    so change nothing in training. `carried` is the last posterior (B, ...) of the batch
-    before, where the next one begins; None for zeros. `kept_latents` is {LATENT: zeros
-    (L)} if transitions keep those of acting. UsageError where config and spaces do not
-    fit."""
+    `step` counts policy steps, for schedules; without `learns` there are no optimizers;
+    `ranks` share each update. `noise` draws for training, `eval_noise` for evaluations
+    and reports. `carried` is the last posterior (B, ...) of the batch before, where the
+    next one begins; None for zeros. `kept_latents` is {LATENT: zeros (L)} if
+    transitions keep those of acting. UsageError where config and spaces do not fit."""
 
     parts = ("wm", "task_behavior", "expl_behavior", "noise", "eval_noise")
 
@@ -63,9 +61,8 @@ class Agent(torchutils.Module):
         alone = not config.async_training
         self.precision = torchutils.Precision(config.precision, self.device, alone)
         self._counter = step
-        self._step = torch.zeros(
-            (), dtype=self.precision.param, device=self.device
-        )  # Policy steps, on the device.
+        dtype = self.precision.param
+        self._step = torch.zeros((), dtype=dtype, device=self.device)  # Of the counter.
         self.carried: dict[str, Tensor] | None = None
         space = act_space["action"]
         self.discrete = bool(getattr(space, "discrete", False))
@@ -87,8 +84,7 @@ class Agent(torchutils.Module):
             config, self.wm, space, build, self.task_behavior, new_actor_critic
         )
         # On a GPU with jit, these become CUDA graphs.
-        where = self.device, config.jit
-        graphs = backend_for(*where), backend_for(*where)
+        graphs = [backend_for(self.device, config.jit) for _ in range(2)]
         self._update = Captured(self._learn, self.device, graphs[0], "an update")
         self._choose = Captured(self._act, self.device, graphs[1], "the policy")
 
@@ -105,12 +101,10 @@ class Agent(torchutils.Module):
     def policy(
         self, obs: Data, state: tuple | None = None, mode: str = "train"
     ) -> tuple[dict[str, np.ndarray], tuple]:
-        """Return {"action": (N, A) float32} for observations (N, ...), and the state;
-        beside the action what is kept of the latent behind it (N, L), if it is.
-
-        The state is what the last call returned, None at first, and forgotten where
-        is_first. mode: ``train`` samples the task's actor, ``explore`` the
-        exploration's, ``eval`` takes the task's mode."""
+        """Return {"action": (N, A) float32} for observations (N, ...), maybe with the
+        latent behind it (N, L), and the state, which the next call takes: None at
+        first, forgotten where is_first. mode: ``train`` samples the task's actor,
+        ``explore`` the exploration's, ``eval`` takes the task's mode."""
         if mode not in ("train", "explore", "eval"):
             raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
         if state is None:
@@ -125,8 +119,7 @@ class Agent(torchutils.Module):
         return outputs, state
 
     def _act(self, inputs: tuple, noise: NoiseFn, mode: str) -> tuple[dict, Tensor]:
-        """Turn (observations, the state before them) into the state after them, whose
-        last part is the actions (N, A). Waits for nothing."""
+        """Turn (observations, the state before them) into the state after them."""
         obs, (latent, action) = inputs
         noise, rssm = scoped(noise, "policy"), self.wm.rssm
         with self.precision.context():
@@ -159,8 +152,7 @@ class Agent(torchutils.Module):
         if (kept := data.pop(LATENT, None)) is not None and self.kept_latents:
             kept = torch.as_tensor(kept).to(self.device, non_blocking=True)
             self.carried = self.wm.rssm.unpack(kept, self.carried)
-        inputs = data, self.carried
-        self.carried, metrics = self._update(inputs, self.noise)
+        self.carried, metrics = self._update((data, self.carried), self.noise)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,8 +160,8 @@ class Agent(torchutils.Module):
         return {**super().state_dict(), "carried": self.carried or {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what state_dict returned; random numbers of another kind of device
-        begin anew, with a sentence."""
+        """Go on from what state_dict returned; with other random numbers, and a
+        sentence, where it is of another kind of device."""
         state = {**state}
         carried = state.pop("carried") or None
         own = self.noise.state_dict()["generator"]
@@ -184,8 +176,8 @@ class Agent(torchutils.Module):
         self.carried = carried
 
     def acting_copy(self, step: Counter) -> "Agent":
-        """Make an agent that acts beside this one: with the networks behind `policy`
-        alone, which have other weights until they are copied, and noise of its own."""
+        """Make an agent that acts beside this one, with the networks behind `policy`
+        alone, whose weights must be copied, and noise of its own."""
         copy = Agent(self.config, *self.spaces, step, learns=False)
         copy.noise = Noise(derive_seed(self.config.seed, "acting_noise"), self.device)
         behaviors = [copy.task_behavior]
@@ -241,10 +233,8 @@ class Agent(torchutils.Module):
 
     @torch.no_grad()
     def follow(self, obs: Data, state: tuple) -> dict[str, np.ndarray]:
-        """Return how far observations (N, ...) are from what the model makes of them.
-
-        state: what `policy` returned before. {"kl", "KEY_loss" of each observation that
-        the decoder predicts: (N,)}."""
+        """Return how far observations (N, ...) are from what the model expects, after
+        the state of `policy`: {"kl", "KEY_loss" of what the decoder predicts: (N,)}."""
         latent, action = state
         data = {k: v[:, None] for k, v in self.to_device(_unlogged(obs)).items()}
         noise, wm = scoped(self.eval_noise, "follow"), self.wm
@@ -259,8 +249,7 @@ class Agent(torchutils.Module):
         return {key: x[:, 0].float().cpu().numpy() for key, x in losses.items()}
 
     def to_tensors(self, data: Data) -> dict[str, Tensor]:
-        """Turn arrays into tensors on the host, pinned where that speeds up the copy to
-        the device. For a thread that prepares batches."""
+        """Turn arrays into tensors on the host, pinned to be copied faster to a GPU."""
         tensors = {key: torch.as_tensor(value) for key, value in data.items()}
         if self.device.type == "cuda":
             tensors = {key: value.pin_memory() for key, value in tensors.items()}
@@ -274,8 +263,7 @@ class Agent(torchutils.Module):
         }
 
     def acting_networks(self) -> dict[str, nn.Module]:
-        """Return the networks behind `policy`; by their weights another agent of this
-        config acts alike."""
+        """Return the networks behind `policy`."""
         networks = {"encoder": self.wm.encoder, "rssm": self.wm.rssm}
         networks["actor"] = self.task_behavior.actor
         if isinstance(self.expl_behavior, expl.Seeker):
@@ -288,13 +276,9 @@ class Agent(torchutils.Module):
         lines = [f"Device: {self.device}, computing in {dtype}."]
         if self.config.device == "auto" and self.device.type == "cpu":
             lines[0] += f" ({no_gpu()})"
-        networks = {
-            "encoder": self.wm.encoder,
-            "rssm": self.wm.rssm,
-            **self.wm.heads,
-            "actor": self.task_behavior.actor,
-            "critic": self.task_behavior.critic,
-        }
+        behavior = self.task_behavior
+        networks = {"encoder": self.wm.encoder, "rssm": self.wm.rssm, **self.wm.heads}
+        networks |= {"actor": behavior.actor, "critic": behavior.critic}
         sizes = {k: sum(p.numel() for p in v.parameters()) for k, v in networks.items()}
         listed = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
         lines.append(f"Parameters: {sum(sizes.values()):,} ({listed}).")
@@ -343,8 +327,7 @@ class WorldModel(torchutils.Module):
         self._scales = self._loss_scales()
 
     def _loss_scales(self) -> dict[str, float]:
-        """Return the scale of every loss: kl, reward, discount, and the decoder's keys;
-        UsageError for a scale without a loss."""
+        """Return the scale of every loss; UsageError for a scale without a loss."""
         given = dict(self.config.loss_scales)
         scales = dict.fromkeys(("kl", "reward", "discount"), 1.0)
         keys = (*self.decoder.cnn_keys, *self.decoder.mlp_keys)
@@ -476,8 +459,7 @@ class WorldModel(torchutils.Module):
         return self.heads["reward"](seq["feat"], seq.get("ones")).mode()
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Make of a raw batch what networks see, without changing it: images in [-0.5,
-        0.5], clipped rewards, the discount's target."""
+        """Turn raw batches into inputs: images in [-0.5, 0.5], rewards clipped."""
         dtype = self._precision.param
         obs = {k: v if _is_log(k) else self._numeric(k, v) for k, v in obs.items()}
         obs["reward"] = self._clip_rewards(obs["reward"])
@@ -508,10 +490,9 @@ class WorldModel(torchutils.Module):
     def open_loop(
         self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
     ) -> tuple[Tensor, Tensor]:
-        """Return what the key was, and what the model makes of it.
-
-        The model sees ``observed`` steps of ``count`` sequences, and dreams the others
-        from the actions alone. Truth and model are (count, T, ...), preprocessed."""
+        """Return what a key was, and what the model makes of it, which sees
+        ``observed`` steps of ``count`` sequences, and dreams the others from the
+        actions alone. Both are (count, T, ...), preprocessed."""
         data = {k: v[:count] for k, v in self.preprocess(data).items()}
         observed = min(observed, data["action"].shape[1] - 1)
         before = {k: v[:, :observed] for k, v in data.items()}
@@ -570,9 +551,9 @@ class ActorCritic(torchutils.Module):
     ) -> tuple[Tensor, Tensor, Dream, Metrics]:
         """Compute both losses, the imagined sequence they are made from, and metrics.
 
-        It begins at ``start`` (B, T, ...), and reward_fn maps it to rewards (H+1, N).
-        It holds what WorldModel.imagine returns, and ``reward`` (H+1, N), normed;
-        ``value`` (H+1, N), the slow critic's; ``target`` (H, N)."""
+        The sequence begins at ``start`` (B, T, ...); reward_fn maps it to rewards (H+1,
+        N). It is that of WorldModel.imagine with ``reward`` (H+1, N), normed, ``value``
+        (H+1, N), the slow critic's, and ``target`` (H, N)."""
         # Reinforce needs no gradients of the dream, so none are recorded.
         through = self.config.actor_grad != "reinforce"
         with torch.set_grad_enabled(through):
@@ -664,8 +645,8 @@ class ActorCritic(torchutils.Module):
         return -(weight * objective).mean(), metrics
 
     def critic_loss(self, seq: Dream) -> tuple[Tensor, Metrics]:
-        """Compute the critic's loss (equation 5 of the paper), 0-d, and metrics. loss =
-        -mean(weight * log p(target | feat)), over f0 .. fH-1"""
+        """Compute the critic's loss (equation 5 of the paper), 0-d, and metrics: loss =
+        -mean(weight * log p(target | feat)) over f0 .. fH-1."""
         ones = seq["ones"]
         dist = self.critic(seq["feat"][:-1].detach(), ones and ones[:-1])  # of (H, N)
         weight = seq["weight"][:-1].detach()  # (H, N)
@@ -674,10 +655,8 @@ class ActorCritic(torchutils.Module):
 
     @torch.no_grad()
     def update_slow_target(self) -> None:
-        """Move the slow critic, without asking the device.
-
-        A full copy after update 0, then every slow_target_update updates a mix:
-        slow = fraction * critic + (1 - fraction) * slow."""
+        """Move the slow critic: a full copy after update 0, then after each further
+        slow_target_update updates slow = fraction * critic + (1 - fraction) * slow."""
         if self.config.slow_target:
             due = self.updates % self.config.slow_target_update == 0
             fraction = torch.where(
@@ -691,8 +670,7 @@ class ActorCritic(torchutils.Module):
 
 
 def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
-    """Return what ``auto`` means for actor.dist and actor_grad with these actions;
-    UsageError for a distribution or a noise that makes no such actions."""
+    """Return what ``auto`` means for these actions; UsageError for misfits."""
     for key in ("expl_noise", "eval_noise") if discrete else ():
         if config[key] > 1:
             raise UsageError(

@@ -63,9 +63,7 @@ class ScriptConfig(Config):
 
     def parse_flags(self, argv: Sequence[str] | None = None) -> "ScriptConfig":
         """Return a copy changed by command line arguments, by default the program's.
-
-        Wrong ones end the program with a sentence and exit code 2; --help ends it, too.
-        """
+        Wrong ones end the program with a sentence and exit code 2; so does --help."""
         try:
             return Flags(self).parse(argv)
         except UsageError as error:
@@ -100,16 +98,14 @@ def train(
     """Train an agent in config.logdir, or go on with the one that is there.
 
     env: an environment, a list of them, or a function without arguments that makes one.
-      With a function there are config.envs of them for training, and more for
-      evaluation; config.envs_parallel may put them into threads or processes, and one
-      that fails is made anew. Environments are those of gymnasium, of the older gym, or
-      have the interface `dreamerv2.common.envs.Env`; their actions are normalized,
-      their images resized to config.render_size.
+      With a function there are config.envs for training, and more for evaluation, maybe
+      in threads or processes (config.envs_parallel), and one that fails is made anew.
+      They are of gymnasium, of the older gym, or of the interface
+      `dreamerv2.common.envs.Env`; actions are normalized, images resized.
     config: from `defaults`; it must name a logdir.
-    outputs: of metrics, besides those that config.logger names: see
-      `dreamerv2.common.logger`.
-    eval_env: one, a list or a function, for evaluation; by default the function that
-      makes those for training, and without one, there is no evaluation.
+    outputs: of metrics, besides those of config.logger: see `dreamerv2.common.logger`.
+    eval_env: likewise, for evaluation; by default the function that makes those for
+      training, and without one, there is no evaluation.
 
     Ctrl-C and SIGTERM save and end the program with SystemExit. Raises UsageError for
     what can be mended in the arguments, and RunFailed for a run that failed on its way.
@@ -159,10 +155,8 @@ class Player(AbstractContextManager):
         while not obs["is_last"]:
             obs = player.env.step(player(obs))
 
-    Attributes:
-      agent: the `Agent`.
-      env: the environment, wrapped to the interface `dreamerv2.common.envs.Env`.
-    """
+    `agent` is the `Agent`, `env` the environment, by the interface
+    `dreamerv2.common.envs.Env`."""
 
     def __init__(self, agent: Agent, env: Env):
         self.agent = agent
@@ -180,11 +174,9 @@ class Player(AbstractContextManager):
     def __call__(
         self, obs: Mapping[str, Any], mode: str = "eval"
     ) -> dict[str, np.ndarray]:
-        """Return the action {"action": (A,)} for what `env` observed last.
-
-        What came before is remembered, until an observation with is_first. The `mode`
-        is `eval` for the most likely action, or `train` for a sampled one. UsageError
-        for an observation in another form than that of `env`."""
+        """Return the action {"action": (A,)} for what `env` observed last; by `mode`
+        `eval` the most likely one, by `train` a sampled one. What came before is
+        remembered, until an is_first. UsageError for what `env` never observes."""
         spaces = self.env.obs_space
         if not _fits(obs, spaces):
             raise UsageError(
@@ -196,8 +188,8 @@ class Player(AbstractContextManager):
         return {key: value[0] for key, value in actions.items()}
 
     def episode(self, mode: str = "eval") -> dict[str, np.ndarray]:
-        """Play a whole episode; return arrays (T+1, ...), in which index t holds the
-        action that led to observation t, and index 0 a zero action."""
+        """Play a whole episode; return arrays (T+1, ...), where index t has observation
+        t and the action that led to it, index 0 a zero action."""
         obs = self.env.reset()
         zero = np.zeros(self.env.act_space["action"].shape, np.float32)
         steps = [{**obs, "action": zero}]
@@ -210,8 +202,7 @@ class Player(AbstractContextManager):
 
 def _fits(obs: Any, spaces: Mapping[str, Any]) -> bool:
     return isinstance(obs, Mapping) and all(
-        key in obs and np.shape(obs[key]) == tuple(space.shape)
-        for key, space in spaces.items()
+        k in obs and np.shape(obs[k]) == tuple(v.shape) for k, v in spaces.items()
     )
 
 

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,18 @@ def evaluate(
     device: str = "auto",
     videos: Path | None = None,
 ) -> tuple[list[float], list[int]]:
-    """Play whole episodes; return returns and lengths. `videos` gets the images.
-
-    Each environment plays the same number of episodes, up to one, so that short ones
-    count for no more than long ones."""
+    """Play whole episodes; return returns and lengths. `videos` gets the images. All
+    environments play as many, up to one, so that short ones count no more than long."""
     config = trained.config.update(
         {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}
     )
     count = min(envs, episodes)
     made: list[Any] = []
-    try:
+    with ExitStack() as stack:
         for index in range(count):
             env_seed = derive_env_seed(seed, False, index)
             made.append(make_env(config, env_seed, train=False))
+            stack.callback(made[-1].close)
         spaces = made[0].obs_space, made[0].act_space
         agent = Agent(config, *spaces, Counter(), learns=False)
         trained.restore(agent)
@@ -114,21 +114,17 @@ def evaluate(
                     driver = Driver(part)
                     driver.on_episode(finished)
                     driver(policy, episodes_per_env=number)
-    finally:
-        for env in made:
-            env.close()
     return returns, lengths
 
 
 def _keep_pictures(path: Path, episode: dict[str, np.ndarray]) -> None:
-    images = {key: value for key, value in episode.items() if value.ndim == 4}
-    if images:
-        video = images.get("image", next(iter(images.values())))
-        np.savez_compressed(path, video=video)
+    if images := [key for key, value in episode.items() if value.ndim == 4]:
+        key = "image" if "image" in images else images[0]
+        np.savez_compressed(path, video=episode[key])
 
 
 def summarize(
-    trained: ExportedAgent | RunAgent,
+    agent: ExportedAgent | RunAgent,
     returns: list[float],
     lengths: list[int],
     seed: int,
@@ -137,8 +133,8 @@ def summarize(
     names = ("lowest", "quartile_1", "median", "quartile_3", "highest")
     quantiles = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]).tolist()
     result = {
-        "agent": trained.name,
-        "task": trained.config.task,
+        "agent": agent.name,
+        "task": agent.config.task,
         "episodes": len(returns),
         "seed": seed,
         "mean": float(np.mean(returns)),
@@ -148,8 +144,7 @@ def summarize(
         "returns": returns,
     }
     baselines = load_baselines().get(result["task"], {})
-    human = normalize(result["mean"], baselines, "human_gamer")
-    if human is not None:
+    if (human := normalize(result["mean"], baselines, "human_gamer")) is not None:
         result["human_normalised"] = float(human)
     return result
 

@@ -1,9 +1,7 @@
 """Exploration: random actions, Plan2Explore, and dreams of a hard-to-model world.
 
 Each behaviour has ``act(feat, noise)``, the action in features (N, F), and
-``train(start, outs, data, noise, step)``, which returns metrics, before whose names the
-agent puts ``expl_``.
-
+``train(start, outs, data, noise, step)``, which returns metrics.
 Shapes: B batch, T time, H horizon, N = B*T, K heads, F features, A actions."""
 
 from abc import ABC, abstractmethod
@@ -34,8 +32,7 @@ def make(
     task_behavior: "ActorCritic",
     new_actor_critic: Callable[[], "ActorCritic"],
 ) -> "Greedy | Random | Plan2Explore | ModelLoss":
-    """Make the behaviour that config.expl_behavior names; new_actor_critic makes the
-    one that a behaviour of its own trains."""
+    """Make the behaviour that config.expl_behavior names."""
     if config.expl_behavior == "greedy":
         return Greedy(task_behavior)
     if config.expl_behavior == "Random":
@@ -64,8 +61,7 @@ class Greedy(torchutils.Module):
 
 
 class Random(torchutils.Module):
-    """Random actions: one-hot, or uniform within the bounds, or, where there are
-    none, standard normal."""
+    """Random actions: one-hot, uniform within bounds, standard normal without any."""
 
     def __init__(self, space: Any, device: torch.device | str = "cpu"):
         self._size = space.shape[0]
@@ -91,9 +87,8 @@ class Random(torchutils.Module):
 
 
 class Seeker(torchutils.Module, ABC):
-    """A behaviour with predictors, and an actor-critic of its own that learns, in
-    dreams, to seek what they find interesting. A subclass sets ``predictors``, ``opt``
-    and ``ac``."""
+    """A behaviour with predictors, and an actor-critic of its own, which learns in
+    dreams to seek what interests them. Subclasses set `predictors`, `opt` and `ac`."""
 
     predictors: nn.Module
     opt: torchutils.Optimizer | None
@@ -110,11 +105,9 @@ class Seeker(torchutils.Module, ABC):
     def train(
         self, start: Outputs, outs: Outputs, data: Outputs, noise: NoiseFn, step: Tensor
     ) -> Metrics:
-        """Step the predictors, then the actor-critic on their reward.
-
-        start, outs, data: posteriors (B, T, ...), the outputs of WorldModel.loss, the
-        batch. Returns metrics: ``expl_loss``, ``expl_grad_norm`` of the predictors,
-        those of `reward`, and those of the actor-critic."""
+        """Step the predictors, then the actor-critic on their reward, from posteriors
+        (B, T, ...), the outputs of WorldModel.loss, and the batch. Returns metrics:
+        ``expl_loss``, ``expl_grad_norm``, those of `reward` and of the actor-critic."""
         with self._precision.context():
             loss = self.predictor_loss(start, outs, data)
         metrics = self.opt(loss)
@@ -124,10 +117,9 @@ class Seeker(torchutils.Module, ABC):
             metrics.update(found)
             return value
 
-        noise = scoped(noise, "expl")
-        terminal = data["is_terminal"]
-        more = self.ac.train(self._wm, start, terminal, reward, noise, step)
-        return {**metrics, **more}
+        args = self._wm, start, data["is_terminal"], reward
+        metrics |= self.ac.train(*args, scoped(noise, "expl"), step)  # Calls `reward`.
+        return metrics
 
     @abstractmethod
     def predictor_loss(self, start: Outputs, outs: Outputs, data: Outputs) -> Tensor:
@@ -141,15 +133,12 @@ class Seeker(torchutils.Module, ABC):
 class Plan2Explore(Seeker):
     """Seeks what an ensemble of one-step predictors disagrees on (Sekar et al. 2020).
 
-    disag_models heads predict disag_target, disag_offset steps ahead, from the
-    features (and, with disag_action_cond, the action that led to them, as in the
-    reference; with disag_action_next, the one that follows them, as in the paper, so
-    that what an action does is no chance to the heads). The reward is the standard
-    deviation over the heads, meaned over dimensions, normed and scaled by
-    expl_intr_scale; plus, with expl_extr_scale, the normed reward of the task.
-
-    With disag_mask_seams, pairs whose target lies in another episode than their
-    input are left out of the loss; the reference keeps them."""
+    disag_models heads predict disag_target, disag_offset steps ahead, from the features
+    (with disag_action_cond also the action that led to them, as in the reference; with
+    disag_action_next the one that follows, as in the paper, so that what an action does
+    is no chance to the heads). The reward is their disagreement, see `reward`. With
+    disag_mask_seams, pairs whose target lies in another episode than their input are
+    left out of the loss; the reference keeps them."""
 
     parts = ("heads", "opt", "ac", "intr_rewnorm", "extr_rewnorm")
 
@@ -230,8 +219,8 @@ class Plan2Explore(Seeker):
                      + extr_scale * norm(reward of the task)
 
         Metrics: ``intr_reward_mean`` and ``_std`` of the disagreement (or its
-        logarithm) over the dream, with ``normed_`` after the norm and before the scale;
-        ``extr_reward_``.. of the task's reward if it counts."""
+        logarithm), with ``normed_`` after the norm and before the scale;
+        ``extr_reward_``.. likewise of the task's reward if it counts."""
         feat, action, ones = seq["feat"], seq["action"], seq.get("ones")
         if self.config.disag_action_next:
             feat, action, ones = feat[:-1], action[1:], ones and ones[:-1]
@@ -255,10 +244,8 @@ class Plan2Explore(Seeker):
 
 
 class ModelLoss(Seeker):
-    """Seeks states in which the world model's loss is predicted to be high.
-
-    One head predicts expl_model_loss per state: ``kl``, or the negative log-likelihood
-    of a head such as ``reward`` or ``image``."""
+    """Seeks states in which a head predicts the world model's expl_model_loss to be
+    high: ``kl``, or the negative log-likelihood of a head such as ``image``."""
 
     parts = ("head", "opt", "ac", "rewnorm")
 
@@ -277,8 +264,9 @@ class ModelLoss(Seeker):
                 f"Unknown expl_model_loss '{config.expl_model_loss}': expected one of "
                 f"{', '.join(losses)}."
             )
-        self.head = build(nets.MLP(wm.feat_size, (), **config.expl_head))
-        self.predictors = self.head
+        self.head = self.predictors = build(
+            nets.MLP(wm.feat_size, (), **config.expl_head)
+        )
         self.opt = build.optimizer("expl", {"head": self.head}, config.expl_opt)
         self.ac = new_actor_critic()
         self.rewnorm = build.stream_norm(config.expl_reward_norm)
@@ -293,8 +281,7 @@ class ModelLoss(Seeker):
         return losses[self.config.expl_model_loss].detach()
 
     def reward(self, seq: Outputs) -> tuple[Tensor, Metrics]:
-        """Predict the loss (H+1, N) of an imagined sequence; metrics as
-        Plan2Explore's."""
+        """Predict the loss (H+1, N) of a dream; metrics as those of Plan2Explore."""
         intr, norms = self.rewnorm(self.head(seq["feat"], seq.get("ones")).mode())
         metrics = {f"intr_reward_{key}": value for key, value in norms.items()}
         return self.config.expl_intr_scale * intr, metrics

@@ -2,9 +2,10 @@
 
     python dreamerv2/play.py --logdir ~/logdir/atari_pong/dreamerv2/1
 
-opens a window on the agent in that folder. Without --logdir, it is an agent that comes
-along; --logdir also takes such an agent's name, the folder of an exported one, or
-hf://ORG/NAME. F1 lists the keys. Without a screen, a script of keys plays:
+opens a window on the agent in that folder. Without --logdir, it is an agent
+that comes along; --logdir also takes such an agent's name, the folder of an
+exported one, or hf://ORG/NAME. F1 lists the keys. Without a screen, a script of
+keys plays:
 
     python dreamerv2/play.py --logdir DIR --headless --steps 300 \\
         --keys "50:i 100:k 120:up*20" --record dream.gif
@@ -59,8 +60,7 @@ def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
 
 
 def choose_shipped() -> str:
-    """Return the name of a shipped agent: of several, the one asked for; or
-    UsageError."""
+    """Return the name of a shipped agent, of several the one asked for; UsageError."""
     names = list(shipped_agents())
     if not names:
         raise UsageError("No --logdir was given: name the folder of a trained agent.")
@@ -80,22 +80,21 @@ def make_player(
     scale: int = 5,
     exported: ExportedAgent | None = None,
 ) -> DreamPlayer:
-    """Make an agent play its game, or a stored episode.
-
-    An episode takes the game's place if one is named, and, with a sentence, if the
-    environment cannot be made here. Without `exported`, the agent is that of the run in
-    config.logdir. UsageError if there is none, or it is damaged, or of another config.
-    """
+    """Make an agent, `exported` or of the run in config.logdir, play its game, or a
+    stored episode where one is named, or, with a sentence, where the environment cannot
+    be made here. UsageError for a missing, damaged or misfitting agent."""
     trained = exported or RunAgent(Path(config.logdir).expanduser(), config)
     _ = trained.weights  # What is wrong with them is told before anything is made.
-    env, spaces, names = None, None, []
+    env, names = None, []
     if not episode:
         try:
             seed = derive_seed(config.seed, "play_env", bits=32)
             env = make_env(config, seed, train=False)
         except UsageError as error:
             episode = trained.episode
-            if not (episode and (exported or _is_task_of(trained.folder, config))):
+            path = Path(config.logdir).expanduser() / "config.yaml"
+            saved = Config.read(path) if path.is_file() else {}
+            if not (episode and (exported or saved.get("task") == config.task)):
                 raise  # The task's name may have a mistake in it.
             print(f"{error} Until then, the dream starts from the episode {episode}.")
     if env is not None:
@@ -110,18 +109,10 @@ def make_player(
             spaces, names = exported.spaces, exported.action_names
     agent = Agent(config, *spaces, Counter(), learns=False)
     trained.restore(agent)
-    return DreamPlayer(
-        Stepper(agent, derive_seed(config.seed, "play_noise")),
-        source,
-        GameKeys(spaces[1]["action"], names),
-        step_rate(config.task, config.action_repeat, env),
-        scale,
-    )
-
-
-def _is_task_of(logdir: Path, config: Config) -> bool:
-    saved = logdir / "config.yaml"
-    return saved.is_file() and Config.read(saved).flat.get("task") == config.task
+    stepper = Stepper(agent, derive_seed(config.seed, "play_noise"))
+    keys = GameKeys(spaces[1]["action"], names)
+    rate = step_rate(config.task, config.action_repeat, env)
+    return DreamPlayer(stepper, source, keys, rate, scale)
 
 
 if __name__ == "__main__":

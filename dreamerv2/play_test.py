@@ -75,7 +75,7 @@ def make_player(config: Config, save: str = "", scale: int = 5) -> "EnvPlayer":
 
 class EnvPlayer(KeyPlayer):
     """Lets a person, or chance, play an environment, wrapped as for the agent; `replay`
-    gets each episode at its end, the last one cut short, as by a time limit."""
+    gets the episodes, the last one cut short."""
 
     HINT = "arrows and space play    l random    p pause    + - speed    F1 all keys"
 

@@ -9,8 +9,8 @@ The same command again goes on where the run was stopped. --help lists every kno
 
 import errno
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,7 @@ from dreamerv2.running.watch import check_actions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns the exit code: 2 for what the user can mend, 1 for a run
-    that failed on its way."""
+    """Run the command; return the exit code, as `dreamerv2.__main__` lists them."""
     print_anything()
     ranks = join_ranks()
 
@@ -65,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             logdir = stack.enter_context(closing(Logdir(config, ranks)))
             ranks.gather(None)  # The first has found nothing to refuse.
             if ranks.rank:  # What it prints would be a second voice.
-                stack.enter_context(output_to(logdir.own / "output.txt"))
+                logdir.own.mkdir(parents=True, exist_ok=True)
+                output = (logdir.own / "output.txt").open("a", 1, "utf-8")
+                stack.enter_context(redirect_stdout(stack.enter_context(output)))
             stop = stack.enter_context(StopSignals())
             Trainer(shared, logdir, stop, stack, ranks=ranks).run()
     except (UsageError, RunFailed) as error:
@@ -91,9 +92,8 @@ class Trainer:
     """A run in its logdir: environments -> driver -> replay -> batches -> agent.
 
     `stop` is asked after each step, `stack` closes whatever was opened, `make` makes
-    the environments in place of config.task, `outputs` are of metrics, besides those
-    that the config names, and `ranks` the processes of this run, of which config is
-    this one's share."""
+    the environments in place of config.task, `outputs` are further ones of metrics;
+    config is this one's share of the run of all `ranks`."""
 
     def __init__(
         self,
@@ -277,8 +277,7 @@ class Trainer:
         return check_actions(outputs, self.step), state
 
     def evaluate(self) -> None:
-        """Play eval_eps episodes, each environment a number that is fixed before. Saves
-        before, so that one that is cut short is made again, and after."""
+        """Play eval_eps episodes. Saves before, so that one cut short is made again."""
         self.checkpoint.save()
         if not self.ranks.rank:
             self.play_evaluation()
@@ -354,22 +353,13 @@ class Trainer:
         mode: str,
         stats: dict[str, int] | None = None,
     ) -> None:
-        """Log figures and a video of a finished episode. Training episodes are written
-        one by one, an evaluation's all together."""
+        """Log figures and a video of a finished episode."""
         shown = any(key in ep for key in self.config.log_keys_video)
         video = shown and self.when[f"video_{mode}"](self.step)
         add_episode(self.logger, ep, mode, self.config, video)
-        if mode == "train":
+        if mode == "train":  # An evaluation's are written all together.
             self.logger.add(stats or self.train.replay.stats, prefix="train")
             self.logger.write()
-
-
-@contextmanager
-def output_to(path: Path) -> Iterator[None]:
-    """Append what is printed to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file, redirect_stdout(file):
-        yield
 
 
 def full_gpu(error: torch.OutOfMemoryError) -> str:

@@ -1,5 +1,6 @@
 """Nested, immutable, typed configuration, and the presets that come with it."""
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -32,13 +33,11 @@ _KINDS = {
 
 
 class Config(Mapping):
-    """Nested, immutable mapping of dotted keys to typed values.
+    """Nested, immutable mapping of dotted keys to bools, ints, floats, strings, and
+    non-empty tuples of one of these; UsageError for others.
 
-    Values are bools, ints, floats, strings, and non-empty tuples of one of these.
     Reading: `config.rssm.deter`, `config["rssm.deter"]`, `MLP(**config.critic)`.
-    Iterating gives the keys of the top level; `flat` gives all the dotted ones.
-    `update` returns a changed copy of the same types. UsageError for keys and values
-    that are refused."""
+    Iterating gives the keys of the top level; `flat` has all the dotted ones."""
 
     def __init__(self, mapping: Mapping | None = None, /, **kwargs: Any) -> None:
         flat = {}
@@ -88,15 +87,13 @@ class Config(Mapping):
         return {key: _plain(value) for key, value in self._nested.items()}
 
     def update(self, mapping: Mapping | None = None, /, **kwargs: Any) -> "Config":
-        """Return a copy with some values replaced.
+        """Return a copy with some values replaced, of the same types; UsageError for
+        unknown keys and values that do not fit.
 
-        Keys are dotted or nested. One with a character outside `A-Za-z0-9_.-` is a
-        regular expression: it sets every dotted key that it matches as a whole.
-
-        Types are kept. A bool takes bools and the strings True and False; an int also
-        whole floats and strings such as '1e6'; a float takes numbers and their strings;
-        a string also takes numbers; a list takes lists and strings with commas.
-        UsageError for any other value, and for unknown keys."""
+        Keys are dotted or nested, or a regular expression (with a character outside
+        `A-Za-z0-9_.-`) for whole dotted keys. A bool takes True, False and these as
+        strings; an int also whole floats, and like a float strings such as '1e6'; a
+        string also numbers; a list also strings with commas."""
         flat = dict(self._flat)
         for key, value in _flatten({**(mapping or {}), **kwargs}):
             matches = self.match(key)
@@ -216,7 +213,6 @@ def did_you_mean(
 ) -> str:
     """Return the end of a message: "did you mean", or `otherwise`. Known names that end
     in `.name` are the nearest, then those spelled alike."""
-    known = list(known)
     found = [key for key in known if key.rpartition(".")[2] == name]
     found = dict.fromkeys(found + difflib.get_close_matches(name, known))
     shown = " or ".join(prefix + key for key in found)
@@ -269,7 +265,7 @@ def _leaf(key: str, value: Any) -> Leaf:
         elements = tuple(_leaf(key, element) for element in value)
         if not elements:
             raise UsageError(f"Config key {key!r} is an empty list; give an element.")
-        if len({type(element) for element in elements}) > 1:
+        if len(set(map(type, elements))) > 1:
             raise UsageError(
                 f"Config key {key!r} mixes types: {value!r}; use one type of element."
             )
@@ -290,9 +286,8 @@ def _convert(key: str, old: Leaf, new: Any) -> Leaf:
             f"Config key {key!r} takes one value, {_KINDS[type(old)]}, but got "
             f"{len(new)}: {shown}."
         )
-    convert = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}[type(old)]
     try:
-        return convert(new)
+        return _convert_one(type(old), new)
     except (KeyError, TypeError, ValueError, OverflowError):
         meant = str(new).capitalize()
         is_case = isinstance(old, bool) and meant in ("True", "False")
@@ -316,42 +311,23 @@ def _convert_list(key: str, old: tuple, new: Any) -> tuple:
     return tuple(_convert(key, old[0], element) for element in new)
 
 
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, str):
-        return {"True": True, "False": False}[value]
-    if not isinstance(value, bool):
-        raise TypeError(value)
-    return value
-
-
-def _to_int(value: Any) -> int:
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            value = float(value)
-    number = _to_float(value)
-    if not number.is_integer():
-        raise ValueError(value)
-    # Integers stay exact beyond the 53 bits of a float.
-    return int(value) if isinstance(value, numbers.Integral) else int(number)
-
-
-def _to_float(value: Any) -> float:
+def _convert_one(kind: type, value: Any) -> Leaf:
+    """Turn a value into a bool, int, float or string, or raise one of many errors."""
+    if kind is bool:
+        return {"True": True, "False": False}[str(value)]
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, bool) or not isinstance(value, str | numbers.Real):
         raise TypeError(value)
+    if kind is str:
+        return str(value)
+    if kind is int:
+        with contextlib.suppress(ValueError):  # Exact beyond the 53 bits of a float.
+            return int(str(value))
     number = float(value)
-    if math.isnan(number):
+    if math.isnan(number) or (kind is int and not number.is_integer()):
         raise ValueError(value)
-    return number
-
-
-def _to_str(value: Any) -> str:
-    if isinstance(value, str | os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(value)
-    return str(value)
+    return kind(number)
 
 
 def read_yaml(path: Any) -> dict[str, Any]:

@@ -5,9 +5,8 @@ import functools
 
 @functools.total_ordering
 class Counter:
-    """A number of policy steps that only goes up, shared by reference: without
-    arithmetic, since `step += 1` would quietly stop sharing. `int(step)` gives an
-    int."""
+    """A number of policy steps that only goes up, shared by reference, so without
+    arithmetic: `step += 1` would quietly stop sharing. `int(step)` gives an int."""
 
     def __init__(self, initial: int = 0) -> None:
         self._value = int(initial)

@@ -1,7 +1,6 @@
 """The command line, as changes to a config."""
 
 import argparse
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, NoReturn
 
 from dreamerv2.common.config import Config, did_you_mean
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.outputs.stdout import print_anything
+from dreamerv2.common.outputs.stdout import ReaderMayLeave, print_anything
 from dreamerv2.common.settings.help import help_text
 
 HELP = ("--help", "-h")
@@ -43,23 +42,19 @@ class OptionParser(argparse.ArgumentParser):
 
 
 class Flags:
-    """Turn `--key value` arguments into an updated copy of a config.
-
-    Also `--key=value`, `--list a b`, `--list a,b`, and `--pattern value`, where the
-    pattern is a regular expression for dotted keys. Later flags win. Everything up to
-    the next argument that begins with `--` is a value, negative numbers too; a value
-    that begins with `--` itself needs `--key=value`. `usage` is the top of --help."""
+    """Turns arguments into an updated copy of a config: `--key value`, `--key=value`,
+    `--list a b`, `--list a,b`, `--pattern value`, a regular expression for dotted keys.
+    Later flags win. All up to the next `--` is a value, negative numbers too. `usage`
+    is the top of --help."""
 
     def __init__(self, config: Mapping, usage: str = "") -> None:
         self._config = config if isinstance(config, Config) else Config(config)
         self._usage = usage
 
     def parse(self, argv: Sequence[str] | None = None) -> Config:
-        """Apply the arguments (by default the program's) and return the new config.
-
-        `--help` prints every key, and `--help KEY ...` these alone (keys, groups,
-        patterns), with the values in force and what they mean, and exits with code 0.
-        UsageError for an unknown flag or a value of the wrong type."""
+        """Apply the arguments (by default the program's) and return the new config;
+        UsageError for unknown flags and values of the wrong type. `--help` shows every
+        key, `--help KEY ...` these alone (keys, groups, patterns), and exits with 0."""
         config, remaining = self.parse_known(argv)
         wanted: list[str] | None = None
         for flag, *values in _group(remaining):
@@ -69,15 +64,16 @@ class Flags:
             wanted = [*(wanted or ()), *filter(None, [value]), *values]
         if wanted is not None:
             usage = "" if wanted else self._usage
-            _show(usage + help_text(config, wanted).lstrip("\n"))
+            text = usage + help_text(config, wanted).lstrip("\n")
+            # Its reader may leave before the end, as `head` does.
+            print(text, file=ReaderMayLeave(sys.stdout, lambda: None), flush=True)
             raise SystemExit(0)
         return config
 
     def _unknown(self, name: str) -> str:
         """Return what to say about an argument that is no flag of ours."""
         if name.startswith("--"):
-            hint = self._config.unknown(name[2:], prefix="--")
-            return f"Unknown flag {name!r}; {hint}"
+            return f"Unknown flag {name!r}; {self._config.unknown(name[2:], '--')}"
         wanted = f"--{name.lstrip('-')}" if name.startswith("-") else "--key value"
         return (
             f"Argument {name!r} belongs to no flag; flags begin with two dashes, as in "
@@ -107,10 +103,7 @@ class Flags:
 def parse_config(
     argv: Sequence[str] | None, presets: Mapping[str, Mapping[str, Any]]
 ) -> Config:
-    """Build a run's config: the defaults, then presets, then flags.
-
-    `--configs a b` names the presets, of those that load_presets returns. UsageError
-    for unknown ones and for what Flags refuses."""
+    """Build a run's config: defaults, the presets of `--configs a b`, then flags."""
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen, remaining = [], []
     for group in _group(argv):
@@ -123,10 +116,9 @@ def parse_config(
             raise UsageError(
                 f"Unknown preset {name!r}, not one of {', '.join(presets)}; {hint}"
             )
-        if name == "defaults":
-            continue  # They are the start already, wherever they are named.
         try:
-            config = config.update(presets[name])
+            # The defaults are the start already, wherever they are named.
+            config = config.update(presets[name] if name != "defaults" else {})
         except UsageError as error:
             raise UsageError(f"Preset {name!r}: {error}") from None
     names = textwrap.fill(
@@ -148,11 +140,3 @@ def _group(argv: Sequence[str]) -> list[list[str]]:
             groups.append([])
         groups[-1].append(argument)
     return groups
-
-
-def _show(text: str) -> None:
-    """Print a long text, whose reader may leave before the end, as `head` does."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

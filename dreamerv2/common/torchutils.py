@@ -16,8 +16,7 @@ LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that a config names: auto, cpu, cuda or cuda:N; UsageError for
-    one that this machine does not have."""
+    """Return the device that a config names; UsageError for one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -41,11 +40,9 @@ def resolve_device(name: str) -> torch.device:
 class Precision:
     """The dtype that networks compute in; parameters, losses, distributions: float32.
 
-    ``16`` means bfloat16 where the hardware computes in it, else float16 with loss
-    scaling. A CPU computes in float32 unless a 16-bit type is asked for by name.
-    ``float64`` puts everything into float64, for comparing numbers. With `cache`,
-    16-bit copies of weights are kept for a context; PyTorch drops them whenever another
-    thread leaves one."""
+    ``16`` means bfloat16 where a GPU computes in it, else float16 with loss scaling,
+    and float32 on a CPU; ``float64`` puts everything into float64. With `cache`, 16-bit
+    copies of weights are kept for a context, until another thread leaves one."""
 
     NAMES = {
         "32": torch.float32,
@@ -97,8 +94,8 @@ def can_compile() -> bool:
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw Glorot-uniform kernels from a seeded generator, and set biases to zero. The
-    fans are those of Keras: kernel area times the channels of either side."""
+    """Draw Glorot-uniform kernels, with the fans of Keras: kernel area times the
+    channels of either side; set biases to zero."""
     kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     for part in module.modules():
         if isinstance(part, kinds):
@@ -108,9 +105,9 @@ def init_weights(module: nn.Module, generator: torch.Generator) -> None:
 
 
 class Module:
-    """A plain class that owns networks, optimizers and counters: no nn.Module, so that
-    the agents' ``train`` hides nothing. ``parts`` names the attributes that make up its
-    saved state: tensors, or what has state_dict and load_state_dict."""
+    """A plain class that owns networks, optimizers and counters: no nn.Module, whose
+    ``train`` the agents' would hide. ``parts`` names the attributes that make up its
+    state: tensors, or what has state_dict and load_state_dict."""
 
     parts: tuple[str, ...] = ()
 
@@ -125,8 +122,7 @@ class Module:
         return state
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Copy a state into the parts; UsageError, and nothing changed, where it does
-        not fit."""
+        """Copy a state into the parts; UsageError, and no change, if it misfits."""
         own, found = named_tensors(Module.state_dict(self)), named_tensors(state)
         match_state(own, found, type(self).__name__)
         for name in self.parts:
@@ -157,8 +153,8 @@ def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def zeroed_unless(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return copies of the tensors, of one dtype, if keep, a 0-d bool, is true, else
-    zeros: by few kernels on a GPU, and without asking the device."""
+    """Return copies of the tensors, of one dtype, if keep, a 0-d bool, is true, or else
+    zeros, without asking the device."""
     bits = _bits(tensors)
     copies = torch._foreach_mul(bits, keep.to(bits[0].dtype))
     return [x.view(tensors[0].dtype) for x in copies]
@@ -175,14 +171,13 @@ def restore_unless(
 
 
 class Optimizer:
-    """Clips, decays and steps the parameters of one loss.
+    """Clips, decays and steps the parameters of one loss, without waiting.
 
     In this order: mean of the gradients over all ranks; their global norm; clip by it;
-    weight decay as parameter *= 1 - wd on every parameter whose name matches wd_pattern
-    (not times lr); the step. No step waits for the device. Adam is TensorFlow's, whose
-    eps is not bias-corrected: with step size lr * sqrt(1 - b2^t) / (1 - b1^t), the
-    update is m / (sqrt(v) + eps). The others follow torch.optim: nadam (momentum_decay
-    4e-3), adamax, sgd, momentum (0.9).
+    parameter *= 1 - wd where its name matches wd_pattern; the step. Adam is
+    TensorFlow's, whose eps is not bias-corrected: with step size lr * sqrt(1 - b2^t) /
+    (1 - b1^t), the update is m / (sqrt(v) + eps). The others follow torch.optim: nadam
+    (momentum_decay 4e-3), adamax, sgd, momentum (0.9).
 
     With loss_scaling (float16), the loss is multiplied by a scale that halves after a
     step with non-finite gradients, which is skipped, decay included, and doubles after
@@ -190,13 +185,8 @@ class Optimizer:
 
     BETAS = (0.9, 0.999)
     GROWTH_INTERVAL = 2000
-    SLOTS = {
-        "adam": ("m", "v"),
-        "nadam": ("m", "v"),
-        "adamax": ("m", "v"),
-        "sgd": (),
-        "momentum": ("m",),
-    }
+    SLOTS = {"adam": ("m", "v"), "nadam": ("m", "v"), "adamax": ("m", "v")}
+    SLOTS |= {"sgd": (), "momentum": ("m",)}
 
     def __init__(
         self,
@@ -213,33 +203,24 @@ class Optimizer:
     ):
         self._name, self._ranks = name, ranks
         self._names = list(params)
-        self._params = list(params.values())
+        self.params = list(params.values())
         self._lr, self._eps, self._clip, self._wd, self._opt = lr, eps, clip, wd, opt
-        matches = [bool(re.match(wd_pattern, key)) for key in self._names]
-        self._decayed = [p for p, m in zip(self._params, matches, strict=True) if m]
-        first = self._params[0]
-        self._slots = {
-            slot: [torch.zeros_like(p) for p in self._params]
-            for slot in self.SLOTS[opt]
-        }
+        self._decayed = [p for k, p in params.items() if re.match(wd_pattern, k)]
+        slots = self.SLOTS[opt]
+        self._slots = {slot: list(map(torch.zeros_like, self.params)) for slot in slots}
         # Counters are tensors, so that a captured step can advance them. float64:
         # b2^t is wanted to float32's precision.
-        one = torch.ones((), dtype=torch.float64, device=first.device)
+        one = torch.ones((), dtype=torch.float64, device=self.params[0].device)
         self._step = 0 * one
         self._mu_product = one.clone()
         self._scale = 2.0**15 * one if loss_scaling else None
         self._good_steps = 0 * one
 
-    @property
-    def params(self) -> list[nn.Parameter]:
-        """The parameters, in the order of their gradients."""
-        return list(self._params)
-
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Return the loss's gradients in the parameters, loss scale undone."""
         if self._scale is not None:
             loss = loss * self._scale.to(loss.dtype)
-        grads = torch.autograd.grad(loss, self._params, materialize_grads=True)
+        grads = torch.autograd.grad(loss, self.params, materialize_grads=True)
         if self._scale is not None:
             grads = torch._foreach_mul(grads, (1.0 / self._scale).to(loss.dtype))
         return list(grads)
@@ -257,7 +238,7 @@ class Optimizer:
     @torch.no_grad()
     def apply(self, grads: Sequence[Tensor]) -> Tensor:
         """Step by the given gradients. Returns their global norm, unclipped."""
-        grads = self._ranks.means(grads, self._params)
+        grads = self._ranks.means(grads, self.params)
         norms = torch.stack(torch._foreach_norm(grads))
         norm = torch.linalg.vector_norm(norms)
         finite = torch.isfinite(norm)
@@ -277,9 +258,8 @@ class Optimizer:
         getattr(self, f"_{self._opt}")(grads)
 
     def _step_if_finite(self, grads: Sequence[Tensor], finite: Tensor) -> None:
-        """Step, then take it back, by selecting on the device, if the gradients were
-        not finite."""
-        tensors = [*self._params, *sum(self._slots.values(), [])]
+        """Step, then take it back, on the device, if the gradients were not finite."""
+        tensors = [*self.params, *sum(self._slots.values(), [])]
         counters = [self._step, self._mu_product]
         before = [x.clone() for x in counters]
         olds = [torch.empty_like(x) for x in tensors]
@@ -305,8 +285,8 @@ class Optimizer:
     def _descend(self, updates: list[Tensor], size: Tensor | float) -> None:
         """Do parameter -= size * update; size may be a tensor on the device."""
         if isinstance(size, Tensor):
-            size = size.to(self._params[0].dtype)
-        torch._foreach_sub_(self._params, torch._foreach_mul(updates, size))
+            size = size.to(self.params[0].dtype)
+        torch._foreach_sub_(self.params, torch._foreach_mul(updates, size))
 
     def _adam(self, grads: Sequence[Tensor]) -> None:
         b1, b2 = self.BETAS
@@ -322,7 +302,7 @@ class Optimizer:
         mu_next = b1 * (1 - 0.5 * 0.96 ** ((self._step + 1) * 4e-3))
         self._mu_product *= mu
         m, v = self._moments(grads)
-        correction = (1 - b2**self._step).sqrt().to(self._params[0].dtype)
+        correction = (1 - b2**self._step).sqrt().to(self.params[0].dtype)
         root = torch._foreach_div(torch._foreach_sqrt(v), correction)
         torch._foreach_add_(root, self._eps)
         size = self._lr * (1 - mu) / (1 - self._mu_product)
@@ -350,13 +330,11 @@ class Optimizer:
 
     def state_dict(self) -> dict:
         """Return the moments, by ``slot.parameter``, and the counters: live tensors."""
-        state = {
-            f"{slot}.{name}": x
-            for slot, tensors in self._slots.items()
-            for name, x in zip(self._names, tensors, strict=True)
-        }
-        state["step"], state["mu_product"] = self._step, self._mu_product
+        state = {"step": self._step, "mu_product": self._mu_product}
         state["good_steps"] = self._good_steps
+        for slot, tensors in self._slots.items():
+            names = [f"{slot}.{name}" for name in self._names]
+            state |= zip(names, tensors, strict=True)
         if self._scale is not None:
             state["scale"] = self._scale
         return state

@@ -6,12 +6,9 @@ from typing import Any, SupportsInt
 
 
 class Every:
-    """True once every `every` steps, beginning with the first call; 0 is never.
-
-    Due times lie on the grid first, first + every, first + 2 * every, and so on. After
-    a gap longer than that the answer is True once, and the next due time is the next
-    one on the grid. With `catch_up` it is True once for each due time passed instead.
-    """
+    """True at the first call, and at the first one after each further `every` steps; 0
+    is never. After a longer gap it is True once, or with `catch_up` once for each of
+    the due times passed, which lie at first + n * every all the same."""
 
     def __init__(self, every: int, catch_up: bool = False) -> None:
         if every < 0:
@@ -23,10 +20,9 @@ class Every:
     def __call__(self, step: SupportsInt) -> bool:
         if not self.due(step):
             return False
-        step = int(step)
         if self._due is None:
-            self._due = step
-        passed = 1 if self._catch_up else (step - self._due) // self._every + 1
+            self._due = int(step)
+        passed = 1 if self._catch_up else (int(step) - self._due) // self._every + 1
         self._due += passed * self._every
         return True
 
@@ -39,8 +35,7 @@ class Every:
         return {"every": self._every, "due": self._due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what state_dict returned; another `every` counts from the last due
-        time."""
+        """Go on from that state; another `every` counts from the last due time."""
         due = state["due"]
         self._due = None if due is None else due - state["every"] + self._every
 

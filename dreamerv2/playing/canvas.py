@@ -14,12 +14,11 @@ GAP = 8
 
 @dataclass
 class Scene:
-    """All that is to be seen at a moment. Captions have up to two lines, pictures are
-    (H, W) or (H, W, 1 or 3) uint8."""
+    """All that is to be seen at a moment."""
 
     title: str
     color: tuple[int, int, int]  # Behind the title.
-    panes: Sequence[tuple[str, np.ndarray]]  # Captions and pictures.
+    panes: Sequence[tuple[str, np.ndarray]]  # Captions, pictures (H, W, ...) uint8.
     cells: Sequence[tuple[str, str]]  # Names and values of the strip below them.
     note: str = ""
     fade: float = 0.0  # How much of the note has faded, 0 to 1.

@@ -25,8 +25,7 @@ class Reading:
 
 
 class Stepper:
-    """Steps the world model of an agent, B states side by side; `seed` is of
-    samples."""
+    """Steps the world model of an agent, for B states side by side."""
 
     def __init__(self, agent: Agent, seed: int = 0):
         self._agent = agent

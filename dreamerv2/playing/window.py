@@ -138,8 +138,7 @@ def _open(pygame: Any, size: tuple[int, int], title: str) -> Any:
 
 @contextmanager
 def recorder(file: str, fps: float) -> Iterator[Any]:
-    """Yield a function that adds a frame (H, W, 3) uint8 to a file as it comes; None
-    without a file. UsageError for unknown kinds of files."""
+    """Yield a function that adds frames (H, W, 3) uint8 to a file; None without one."""
     if not file:
         yield None
         return

@@ -76,8 +76,8 @@ class Checkpoint:
         return self._saved_step or 0
 
     def add(self, **parts: Part) -> None:
-        """Register parts by name, and take them back to the file's states, if any;
-        UsageError for a state that is missing or does not fit."""
+        """Register parts, and take them back to the file's states, if any; UsageError
+        for a state that is missing or does not fit."""
         for name, part in parts.items():
             self._parts[name] = part
             if not self.resumed or (self._is_new and name in OWN):
@@ -127,8 +127,7 @@ class Checkpoint:
         return {"ranks": dict(list(enumerate(self._ranks.gather(own)))[1:])}
 
     def _take_own(self, device: torch.device) -> bool:
-        """Put this rank's own state in the place of the first's; False if it has none.
-        Says what is given up if there was another number of ranks."""
+        """Put this rank's own state in the place of the first's; False without one."""
         saved, ranks = self._loaded.pop("ranks", {}), self._ranks
         if (before := 1 + len(saved)) != ranks.count:
             print(

@@ -91,8 +91,7 @@ class Environments:
             raise
 
     def replace(self, index: int, error: Exception) -> Any:
-        """Close the environment that failed with `error`, and return a new one;
-        RunFailed for one failure too many."""
+        """Close the environment that failed with `error`, and return a new one."""
         while True:
             self._restarts.take(self._name(index), error)
             self._failed[index] += 1
@@ -120,8 +119,7 @@ class Environments:
         return {"states": states, "failed": list(self._failed), "start": self._start}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> str:
-        """Go on from what state_dict returned; if that is impossible, return why, to
-        follow "since": then all of them must be reset."""
+        """Go on from what state_dict returned; or return why not, to follow "since"."""
         if state is None:
             return "the checkpoint has no states of them"
         if len(state["states"]) != len(self.envs):

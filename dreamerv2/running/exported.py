@@ -12,12 +12,13 @@ import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 from ruamel.yaml import YAML
 
+from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config, load_presets
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import first_line
@@ -26,9 +27,6 @@ from dreamerv2.common.suites.wrappers import OneHotSpace
 from dreamerv2.common.torchutils import resolve_device
 from dreamerv2.running import loading
 from dreamerv2.running.reference import load_reference, to_reference
-
-if TYPE_CHECKING:
-    from dreamerv2.agent import Agent
 
 SUFFIXES = (".safetensors", ".yaml", ".npz")
 PATTERNS = [f"*{suffix}" for suffix in SUFFIXES]
@@ -79,7 +77,7 @@ class ExportedAgent:
         """Return the shapes of what the agent learned from."""
         return loading.shapes_of(*self.spaces)
 
-    def restore(self, agent: "Agent", parts: Sequence[str] = ("all",)) -> None:
+    def restore(self, agent: Agent, parts: Sequence[str] = ("all",)) -> None:
         """Give an agent of this config its parameters; UsageError if they misfit."""
         critic = {k: v for k, v in self.weights.items() if k.startswith("critic/")}
         params = self.weights | {f"target_{k}": v for k, v in critic.items()}
@@ -121,14 +119,13 @@ class RunAgent:
         """Return the shapes of what the agent learned from, if episodes are there."""
         return loading.shapes_of_run(self.folder)
 
-    def restore(self, agent: "Agent") -> None:
+    def restore(self, agent: Agent) -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""
         loading.restore_behavior(agent, self.weights, self.folder)
 
 
-def start_from(agent: "Agent", source: str, parts: Sequence[str]) -> None:
-    """Start an agent from the weights of another, in a run or exported, and say so;
-    `parts` as of `load_weights`. UsageError for what is missing or does not fit."""
+def start_from(agent: Agent, source: str, parts: Sequence[str]) -> None:
+    """Start an agent from the weights of another, as `load_weights`, or exported."""
     exported = find_agent(source)
     if exported is None:
         loading.load_weights(agent, source, parts)

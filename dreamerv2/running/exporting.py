@@ -59,8 +59,8 @@ def export_run(
 
 
 def _spaces(config: Config, logdir: Path) -> tuple[exported.Spaces, list[str]]:
-    """Return spaces and action names of a run's environment, or, where that cannot be
-    made here, as one that came from Python, of its episodes."""
+    """Return spaces and action names of a run's environment, or of its episodes where
+    that cannot be made, as one that came from Python."""
     try:
         env = make_env(config, config.seed, train=False)
     except UsageError:
@@ -72,7 +72,7 @@ def _spaces(config: Config, logdir: Path) -> tuple[exported.Spaces, list[str]]:
 
 
 def write_agent_files(
-    agent: "Agent",
+    agent: Agent,
     spaces: exported.Spaces,
     episode: Mapping[str, np.ndarray],
     base: Path,
@@ -107,8 +107,8 @@ def write_agent_files(
 
 
 def push_agent(folder: str | Path, repo: str) -> str:
-    """Upload an exported agent's folder to the hub as ORG/NAME; return its address. It
-    needs the extra `hub`, and a token where huggingface_hub finds it."""
+    """Upload an exported agent's folder to the hub as ORG/NAME; return its address.
+    Needs the extra `hub`, and a token where huggingface_hub finds it."""
     if exported.find_agent(folder) is None:
         raise UsageError(f"The folder {folder} holds no agent: export one there first.")
     api = require("huggingface_hub", "hub").HfApi()

@@ -15,20 +15,18 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from dreamerv2.agent import Agent
 from dreamerv2.common.counter import Counter
 from dreamerv2.common.device.profiling import UpdateProfile
 from dreamerv2.common.errors import RunFailed
 from dreamerv2.common.other import RunningMeans, Timer
 from dreamerv2.common.torchutils import named_tensors
 from dreamerv2.running.watch import Watch, all_finite, check_actions
-
-if TYPE_CHECKING:
-    from dreamerv2.agent import Agent
 
 GRACE = 1.0  # Seconds that an update gets whose results nobody waits for any more,
 LAST = 60.0  # and those after it has been interrupted.
@@ -42,7 +40,7 @@ class Learner:
     """An agent that acts, and learns at once from each batch; `timer` times `policy`
     and `update`, `folder` takes a profile and a batch that spoilt an update."""
 
-    def __init__(self, agent: "Agent", step: Counter, timer: Timer, folder: Path):
+    def __init__(self, agent: Agent, step: Counter, timer: Timer, folder: Path):
         self.agent = agent
         self._step = step
         self._timer = timer
@@ -52,8 +50,7 @@ class Learner:
         self._launched = False  # Whether an update may be under way on the device.
 
     def policy(self, obs: Mapping[str, Any], state: Any, mode: str) -> Acted:
-        """Choose actions, as Agent.policy, by weights that are in force meanwhile;
-        RunFailed for actions that are not finite."""
+        """Choose actions, as Agent.policy; RunFailed for ones that are not finite."""
         if self._launched:  # Or else the policy would be said to take its time.
             with self._timer("update"):
                 self.agent.wait()
@@ -117,7 +114,7 @@ class BackgroundLearner(Learner):
     count: in each update what `step` was at its `train`."""
 
     def __init__(
-        self, agent: "Agent", seen: Counter, step: Counter, timer: Timer, folder: Path
+        self, agent: Agent, seen: Counter, step: Counter, timer: Timer, folder: Path
     ):
         super().__init__(agent, step, timer, folder)
         self._seen = seen
@@ -171,8 +168,7 @@ class BackgroundLearner(Learner):
         return {**state, "acting": acting}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what state_dict returned, also that of a Learner; random numbers
-        of another kind of device begin anew."""
+        """Go on from what state_dict returned, also that of a Learner."""
         super().load_state_dict(state)
         if "acting" not in state:
             return
@@ -260,8 +256,7 @@ class Interrupted(BaseException):
 
 
 def _interrupt(thread: threading.Thread) -> None:
-    """Raise Interrupted in a thread as soon as it runs Python: a thread of torch that
-    computes while the interpreter ends may crash it."""
+    """Raise Interrupted in a thread, which might crash an interpreter that ends."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted)
     )

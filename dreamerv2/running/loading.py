@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config
 from dreamerv2.common.envs import Env
 from dreamerv2.common.episodes.recording import read_recording
@@ -17,9 +18,6 @@ from dreamerv2.common.suites.interface import signal_spaces
 from dreamerv2.common.torchutils import Module, named_tensors
 from dreamerv2.running.logdir import CHECKPOINT, changes
 from dreamerv2.running.statefile import load_checkpoint
-
-if TYPE_CHECKING:
-    from dreamerv2.agent import Agent
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -44,7 +42,7 @@ def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
     return agent
 
 
-def restore_behavior(agent: "Agent", saved: Mapping[str, Any], logdir: Path) -> None:
+def restore_behavior(agent: Agent, saved: Mapping[str, Any], logdir: Path) -> None:
     """Give an agent its world model, actor and critic; UsageError if they misfit."""
     chosen = {"world_model": "wm", "actor_critic": "task_behavior"}
     _copy_weights(agent, saved, chosen, logdir)
@@ -98,7 +96,7 @@ def _is_learned(key: str) -> bool:
     return not key.startswith("log_") and key not in signal_spaces()
 
 
-def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> None:
+def load_weights(agent: Agent, logdir: str | Path, parts: Sequence[str]) -> None:
     """Start an agent from the networks and reward norms of the one in another run, and
     say so. `parts` are of `PARTS`, or `all`: what both agents have. UsageError for
     networks of another shape names the settings that differ, and changes nothing."""
@@ -118,7 +116,7 @@ def load_weights(agent: "Agent", logdir: str | Path, parts: Sequence[str]) -> No
 
 @torch.no_grad()
 def _copy_weights(
-    agent: "Agent", saved: Mapping[str, Any], chosen: Mapping[str, str], logdir: Path
+    agent: Agent, saved: Mapping[str, Any], chosen: Mapping[str, str], logdir: Path
 ) -> None:
     """Copy the weights of the chosen parts, {name: attribute}, if all of them fit."""
     pairs: list[tuple[Tensor, Tensor]] = []
@@ -150,7 +148,7 @@ def _is_weight(name: str) -> bool:
     return not any(p == "opt" or p.endswith("_opt") or p == "updates" for p in parts)
 
 
-def _other_shape(agent: "Agent", logdir: Path, error: Misfit) -> UsageError:
+def _other_shape(agent: Agent, logdir: Path, error: Misfit) -> UsageError:
     path = logdir / "config.yaml"
     differ = changes(Config.read(path), agent.config) if path.is_file() else {}
     listed = ", ".join(

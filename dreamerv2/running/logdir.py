@@ -98,8 +98,8 @@ class Logdir:
 
 
 def lock(folder: Path) -> IO[str] | None:
-    """Take the folder for this process, until the file that is returned is closed; None
-    where the system cannot lock. UsageError if it is in use."""
+    """Take the folder for this process, until the returned file is closed; None where
+    the system cannot lock. UsageError if it is in use."""
     if fcntl is None:
         return None
     path = folder / LOCK

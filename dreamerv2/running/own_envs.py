@@ -85,8 +85,7 @@ def is_maker(env: Any) -> bool:
 
 
 def prepare_env(env: Any, config: Config, seed: int) -> Env:
-    """Wrap any environment as `make_env` does, and check it; UsageError for one that is
-    not as its spaces say, or cannot be used."""
+    """Wrap any environment as `make_env` does; UsageError if it fails the check."""
     own = hasattr(env, "obs_space") and not isinstance(env, gymnasium.Env)
     inner = OwnWrapper(env) if own else GymWrapper(env, seed)
     env = ActionRepeat(ResizeImage(inner, config.render_size), config.action_repeat)

@@ -31,8 +31,8 @@ from dreamerv2.running.seeds import derive_seed
 
 
 def share(config: Config, ranks: Ranks) -> Config:
-    """Return one process's share of a run: GPU, seed, and part of batch and replay.
-    Raises UsageError for what several processes cannot share."""
+    """Return one process's share of a run: GPU, seed, and part of batch and replay;
+    UsageError for what several processes cannot share."""
     count = ranks.count
     if count == 1:
         return config
@@ -87,21 +87,18 @@ def adopt_episodes(folder: Path, ranks: Ranks) -> None:
 
 def make_when(config: Config) -> dict[str, Every]:
     """Make what says when something is due."""
-    return {
-        # Catching up keeps the ratio of updates to steps, whatever the gaps.
-        "train": Every(config.train_every, catch_up=True),
-        "log": Every(config.log_every),
-        "eval": Every(config.eval_every),
-        "video_train": Every(config.eval_every),
-        "video_eval": Every(config.eval_every),
-    }
+    evals = ("eval", "video_train", "video_eval")
+    when = {name: Every(config.eval_every) for name in evals}
+    # Catching up keeps the ratio of updates to steps, whatever the gaps.
+    when["train"] = Every(config.train_every, catch_up=True)
+    return {**when, "log": Every(config.log_every)}
 
 
 def make_envs(
     config: Config, folder: Path, step: int, make: MakeEnv | None, evaluates: bool
 ) -> tuple[Environments, Environments]:
-    """Make the environments for training and for evaluation; offline there are none.
-    Their seeds know what is on disk: they play other episodes than those."""
+    """Make the environments for training and for evaluation, maybe none, with seeds by
+    which they play other episodes than those on disk."""
     count = 0 if config.offline else config.envs
     eval_count = min(count, config.eval_eps) if evaluates else 0
     episodes = sum(1 for _ in (folder / "train_episodes").glob("*.npz"))

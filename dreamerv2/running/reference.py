@@ -13,22 +13,19 @@ names, so load it there, write one array under each of these names with
 an agent of the same config. Optimizer moments do not come along."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamerv2.agent import ActorCritic, Agent
 from dreamerv2.common.errors import match_state
-
-if TYPE_CHECKING:
-    from dreamerv2.agent import ActorCritic, Agent
 
 NORM_LEAVES = {"weight": "scale", "bias": "offset"}
 LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
 
 
-def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
+def to_reference(agent: Agent) -> dict[str, np.ndarray]:
     """Copy every parameter of an agent, in the reference's layout."""
     return {
         name: to_layout(param.detach()).cpu().numpy().copy()
@@ -37,7 +34,7 @@ def to_reference(agent: "Agent") -> dict[str, np.ndarray]:
 
 
 @torch.no_grad()
-def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
+def load_reference(agent: Agent, params: Mapping[str, np.ndarray]) -> None:
     """Copy parameters, by name in the reference's layout, into an agent; UsageError for
     others, and nothing changed. Without a slow critic, ``target_critic`` may lack."""
     known = parameters(agent)
@@ -50,7 +47,7 @@ def load_reference(agent: "Agent", params: Mapping[str, np.ndarray]) -> None:
         known[name].copy_(from_layout(torch.as_tensor(np.asarray(params[name]))))
 
 
-def parameters(agent: "Agent") -> dict[str, nn.Parameter]:
+def parameters(agent: Agent) -> dict[str, nn.Parameter]:
     """Return the parameters themselves, in our layout, by the reference's names."""
     named = {}
     for prefix, network in _networks(agent):
@@ -83,7 +80,7 @@ def from_layout(x: Tensor) -> Tensor:
     return x.permute(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x
 
 
-def _networks(agent: "Agent") -> Iterator[tuple[str, nn.Module]]:
+def _networks(agent: Agent) -> Iterator[tuple[str, nn.Module]]:
     yield "encoder", agent.wm.encoder
     yield "rssm", agent.wm.rssm
     yield from agent.wm.heads.items()
@@ -96,7 +93,7 @@ def _networks(agent: "Agent") -> Iterator[tuple[str, nn.Module]]:
         yield from _actor_critic(expl.ac, "expl_")
 
 
-def _actor_critic(ac: "ActorCritic", prefix: str) -> Iterator[tuple[str, nn.Module]]:
+def _actor_critic(ac: ActorCritic, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     yield f"{prefix}actor", ac.actor
     yield f"{prefix}critic", ac.critic
     yield f"{prefix}target_critic", ac.slow if ac.config.slow_target else ac.critic

@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed output, as something that a loop looks at, at a moment
-of its choice."""
+"""Ctrl-C, SIGTERM and a closed output, which a loop looks at when it chooses to."""
 
 import contextlib
 import signal

@@ -4,21 +4,19 @@ Training sees sequences of dataset.length; acting goes on from one reset for a w
 episode. What grows with the steps has left the range of latents that training saw."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from dreamerv2.agent import Agent
+from dreamerv2.agent import Agent
 
 MOST = 256  # Steps that are looked at; of longer evaluations, every second, fourth, ..
 
 
 class SinceReset:
-    """Looks at steps of an evaluation before the policy does, by `agent.follow`; after
-    `length` steps they are late ones."""
+    """Looks at the steps of an evaluation; from `length` on they are late ones."""
 
-    def __init__(self, agent: "Agent", length: int):
+    def __init__(self, agent: Agent, length: int):
         self._agent = agent
         self._length = length
         self._age: Any = 0  # (N,) steps since the reset of each environment.

@@ -37,8 +37,7 @@ _LONG_INT = 1024  # bits; torch's safe loader stops at 2040
 def save_checkpoint(path: str | os.PathLike, state: Any) -> None:
     """Write a nested state in one atomic step: dicts (keys str or int), lists and
     tuples of tensors, numpy arrays and scalars, bytes, and plain values; TypeError says
-    where something else is. UsageError if it cannot be written; the old file stays
-    then."""
+    where something else is. UsageError if it cannot be written: the old file stays."""
     content = {"format": FORMAT, "version": VERSION, "state": _encode(state, "state")}
     write_atomically(path, lambda file: torch.save(content, file))
 

@@ -75,8 +75,7 @@ class Watch:
 
 
 def check_actions(outputs: dict[str, Any], step: SupportsInt) -> dict[str, Any]:
-    """Return what a policy gave; RunFailed if actions are not finite, for which the
-    environments would be blamed."""
+    """Return what a policy gave; RunFailed if its actions are not finite."""
     if not np.isfinite(outputs["action"]).all():
         raise RunFailed(
             f"The policy's actions are not finite at step {int(step)}, so the run ends "

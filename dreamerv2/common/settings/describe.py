@@ -5,8 +5,7 @@ from dreamerv2.common.torchutils import resolve_device
 
 
 def describe(config: Config, step: int | None = None) -> str:
-    """Return what is trained, how long, when it is evaluated and saved, and where;
-    `step` is where it goes on, None for a new run."""
+    """Return what is trained, how long, and where; `step` is None for a new run."""
     offline, unit = config.offline, "updates" if config.offline else "steps"
     repeat = 1 if offline else config.action_repeat
 

@@ -14,8 +14,8 @@ WIDTH = 80
 
 
 def help_text(config: Config, wanted: Sequence[str] = ()) -> str:
-    """Return an entry for each key, in the sections of configs.yaml, or for the wanted
-    ones: keys, groups, patterns, or last parts of keys; UsageError for others."""
+    """Return an entry for each key, by sections, or for the wanted keys, groups,
+    patterns, or last parts of keys; UsageError for others."""
     found = {key for name in wanted for key in _find(config, name)}
     sections, _ = _read_comments()
     lines, last = [], ""
@@ -61,8 +61,7 @@ def meaning(key: str) -> str:
 
 @functools.cache
 def _read_comments() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the section of each key of the top level, by lines "  # Title", and each
-    key's comment, which is behind it."""
+    """Return the sections of top keys, by lines "  # Title", and each key's comment."""
     path = importlib.resources.files("dreamerv2") / "configs.yaml"
     text = path.read_text(encoding="utf-8").partition("\ndefaults:\n")[2]
     sections, comments, section, group = {}, {}, "", ""

@@ -5,7 +5,7 @@ import importlib.resources
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,12 @@ CONFLICTS: dict[str, Callable[[Config], bool]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A row of keys.yaml, which says what the columns are."""
+    """A row of keys.yaml, where the columns are explained."""
 
     keys: str
     least: float = -math.inf
     most: float = math.inf
-    names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
     pattern: bool = False
     fixed: str = ""
     free: bool = False
@@ -59,8 +59,7 @@ class Rule:
     def check(self, key: str, value: Leaf) -> None:
         """Raise UsageError if the value, or an element of it, is not allowed."""
         for element in value if isinstance(value, tuple) else (value,):
-            reason = self._refusal(element)
-            if reason is not None:
+            if (reason := self._refusal(element)) is not None:
                 shown = f"'{element}'" if isinstance(element, str) else element
                 raise UsageError(
                     f"--{key} is {shown}; it must be {self.allowed()}{reason}."
@@ -83,10 +82,7 @@ class Rule:
 def rules() -> tuple[Rule, ...]:
     """Return the rows of keys.yaml in their order."""
     table = read_yaml(importlib.resources.files("dreamerv2") / "keys.yaml")
-    return tuple(
-        Rule(keys, **{**row, "names": tuple(row.get("names", ()))})
-        for keys, row in table.items()
-    )
+    return tuple(Rule(keys, **row) for keys, row in table.items())
 
 
 @functools.cache
