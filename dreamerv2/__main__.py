@@ -43,9 +43,7 @@ def show_presets() -> int:
     """Print the presets of configs.yaml, each with what it changes."""
     for name, values in load_presets().items():
         if name != "defaults":
-            print(
-                name, *(f"  {key}: {value}" for key, value in values.items()), sep="\n"
-            )
+            print(name, *(f"  {k}: {v}" for k, v in values.items()), sep="\n")
     return 0
 
 

@@ -4,6 +4,7 @@ Legend of shapes: B batch, T time, H horizon, N = B*T, S latents, C classes,
 D deter, E embed, F features, A actions."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,14 +76,10 @@ class Agent(torchutils.Module):
         size = space.shape[0]
         self.wm = WorldModel(config, obs_space, size, build)
 
-        def new_actor_critic() -> ActorCritic:
-            return ActorCritic(config, self.wm.feat_size, size, build)
-
-        self.task_behavior = new_actor_critic()
+        new_ac = partial(ActorCritic, config, self.wm.feat_size, size, build)
+        task = self.task_behavior = new_ac()
+        self.expl_behavior = expl.make(config, self.wm, space, build, task, new_ac)
         self.kept_latents = self._latents_to_keep()
-        self.expl_behavior = expl.make(
-            config, self.wm, space, build, self.task_behavior, new_actor_critic
-        )
         # On a GPU with jit, these become CUDA graphs.
         graphs = [backend_for(self.device, config.jit) for _ in range(2)]
         self._update = Captured(self._learn, self.device, graphs[0], "an update")
@@ -101,15 +98,13 @@ class Agent(torchutils.Module):
     def policy(
         self, obs: Data, state: tuple | None = None, mode: str = "train"
     ) -> tuple[dict[str, np.ndarray], tuple]:
-        """Return {"action": (N, A) float32} for observations (N, ...), maybe with the
-        latent behind it (N, L), and the state, which the next call takes: None at
-        first, forgotten where is_first. mode: ``train`` samples the task's actor,
-        ``explore`` the exploration's, ``eval`` takes the task's mode."""
+        """Return {"action": (N, A) float32} for observations (N, ...), maybe with
+        latents (N, L), and the state for the next call, forgotten where is_first.
+        ``train`` samples the task's actor, ``explore`` another's, ``eval`` the mode."""
         if mode not in ("train", "explore", "eval"):
             raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
         if state is None:
-            count = len(obs["is_first"])
-            latent = self.wm.rssm.initial(count)
+            latent = self.wm.rssm.initial(count := len(obs["is_first"]))
             state = latent, latent["deter"].new_zeros(count, self.wm.action_size)
         noise = self.eval_noise if mode == "eval" else self.noise
         state = self._choose((_unlogged(obs), state), noise, mode)
@@ -141,9 +136,8 @@ class Agent(torchutils.Module):
             return latent, action_noise(action, amount, self.discrete, noise)
 
     def train(self, data: Data) -> Metrics:
-        """Update everything once on arrays or tensors (B, T, ...): the observations'
-        keys, ``action`` (which led to the observation), and the signals. Returns
-        metrics, 0-d tensors on the device: nothing here waits for it."""
+        """Update everything once on arrays or tensors (B, T, ...): observations,
+        signals, and ``action``, which led there. Returns metrics, 0-d on the device."""
         self._step.fill_(int(self._counter))
         count = len(data["is_first"])
         if self.carried is None or len(self.carried["stoch"]) != count:
@@ -180,13 +174,10 @@ class Agent(torchutils.Module):
         alone, whose weights must be copied, and noise of its own."""
         copy = Agent(self.config, *self.spaces, step, learns=False)
         copy.noise = Noise(derive_seed(self.config.seed, "acting_noise"), self.device)
-        behaviors = [copy.task_behavior]
-        unused = [copy.wm.heads]
-        if isinstance(copy.expl_behavior, expl.Seeker):
-            behaviors.append(copy.expl_behavior.ac)
-            unused.append(copy.expl_behavior.predictors)
-        for behavior in behaviors:
-            unused += [behavior.critic, behavior.slow]
+        task, other = copy.task_behavior, copy.expl_behavior
+        unused = [copy.wm.heads, task.critic, task.slow]
+        if isinstance(other, expl.Seeker):
+            unused += [other.predictors, other.ac.critic, other.ac.slow]
         for network in unused:
             network.to("meta")  # Frees its memory.
         return copy
@@ -220,8 +211,7 @@ class Agent(torchutils.Module):
 
     @torch.no_grad()
     def report_vectors(self, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return {key: (truth, model)} of every vector key, each (6, T, D), of at most
-        6 sequences, of which the model has seen the first 5 steps."""
+        """Return the open loop of every vector key: (truth, model), each (6, T, D)."""
         data = self.to_device(data)
         noise = scoped(self.eval_noise, "report")
         found = {}
@@ -297,17 +287,15 @@ class WorldModel(torchutils.Module):
     def __init__(
         self, config: Config, obs_space: Data, action_size: int, build: Builder
     ):
-        self.config = config
-        self.action_size = action_size
+        self.config, self.action_size = config, action_size
         self._precision, self._ranks = build.precision, build.ranks
         self._clip_rewards = CLIP_REWARDS[config.clip_rewards]
         shapes = {key: tuple(space.shape) for key, space in obs_space.items()}
         # Bytes need none: 0 to 255.
         self._ranges = {key: image_range(space) for key, space in obs_space.items()}
         self.encoder = build(nets.Encoder(shapes, **config.encoder))
-        self.rssm = build(
-            nets.EnsembleRSSM(action_size, self.encoder.out_size, **config.rssm)
-        )
+        sizes = action_size, self.encoder.out_size
+        self.rssm = build(nets.EnsembleRSSM(*sizes, **config.rssm))
         self.feat_size = self.rssm.feat_size
         heads = {
             "decoder": nets.Decoder(shapes, self.feat_size, **config.decoder),
@@ -368,9 +356,8 @@ class WorldModel(torchutils.Module):
         {key: (B, T)}, all with gradients; and the metrics."""
         data = self.preprocess(data)
         embed = self.encoder(data)  # (B, T, E)
-        post, prior = self.rssm.observe(
-            embed, data["action"], data["is_first"], noise, state
-        )
+        led = data["action"], data["is_first"]
+        post, prior = self.rssm.observe(embed, *led, noise, state)
         kl_loss, kl_value = self.rssm.kl_loss(
             post, prior, **self.config.kl, average=lambda x: self._ranks.mean(x.mean())
         )
@@ -389,10 +376,10 @@ class WorldModel(torchutils.Module):
         with torch.no_grad():
             metrics["prior_ent"] = self.rssm.get_dist(prior).entropy().mean()
             metrics["post_ent"] = self.rssm.get_dist(post).entropy().mean()
-        last = {key: value[:, -1].detach() for key, value in post.items()}  # (B, ...)
-        # A number here that is not finite would spoil all the batches to come.
-        last = {k: torch.nan_to_num(x, 0.0, 0.0, 0.0) for k, x in last.items()}
-        return loss, last, outs, metrics
+        # A number that is not finite would spoil all the batches to come.
+        lasts = {k: x[:, -1].detach() for k, x in post.items()}  # (B, ...)
+        lasts = {k: torch.nan_to_num(x, 0.0, 0.0, 0.0) for k, x in lasts.items()}
+        return loss, lasts, outs, metrics
 
     def imagine(
         self,
@@ -468,33 +455,28 @@ class WorldModel(torchutils.Module):
         return obs
 
     def _numeric(self, key: str, value: Tensor) -> Tensor:
+        number = value.to(self._precision.param)
         if (ends := self._ranges.get(key)) is not None:
             low, high = ends
-            return (value.to(self._precision.param) - low) / (high - low) - 0.5
+            return (number - low) / (high - low) - 0.5
         if value.dtype == torch.uint8:
-            return value.to(self._precision.param) / 255.0 - 0.5
-        if value.dtype == torch.bool:
-            return value
-        return value.to(self._precision.param)
+            return number / 255.0 - 0.5
+        return value if value.dtype == torch.bool else number
 
-    def video_pred(
-        self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
-    ) -> Tensor:
-        """Make a video of truth, model and error, sequences side by side; see
-        `open_loop`. Returns (T, 3*H, count*W, C) in [0, 1] but for overshoots."""
-        truth, model = self.open_loop(data, key, noise, count, observed)
+    def video_pred(self, data: Data, key: str, noise: NoiseFn) -> Tensor:
+        """Make a video (T, 3*H, 6*W, C) of truth, model and error, sequences side by
+        side, in [0, 1] but for overshoots; see `open_loop`."""
+        truth, model = self.open_loop(data, key, noise)
         error = (model - truth + 1) / 2
         video = torch.cat([truth + 0.5, model + 0.5, error], 2)  # (B, T, 3*H, W, C)
         return video.permute(1, 2, 0, 3, 4).flatten(2, 3)
 
-    def open_loop(
-        self, data: Data, key: str, noise: NoiseFn, count: int = 6, observed: int = 5
-    ) -> tuple[Tensor, Tensor]:
-        """Return what a key was, and what the model makes of it, which sees
-        ``observed`` steps of ``count`` sequences, and dreams the others from the
-        actions alone. Both are (count, T, ...), preprocessed."""
-        data = {k: v[:count] for k, v in self.preprocess(data).items()}
-        observed = min(observed, data["action"].shape[1] - 1)
+    def open_loop(self, data: Data, key: str, noise: NoiseFn) -> tuple[Tensor, Tensor]:
+        """Return what a key was in at most 6 sequences, and what the model makes of it,
+        which sees their first 5 steps, and dreams the others from the actions alone.
+        Both are (6, T, ...), preprocessed."""
+        data = {k: v[:6] for k, v in self.preprocess(data).items()}
+        observed = min(5, data["action"].shape[1] - 1)
         before = {k: v[:, :observed] for k, v in data.items()}
         states, _ = self.rssm.observe(
             self.encoder(before), before["action"], before["is_first"], noise
@@ -522,12 +504,9 @@ class ActorCritic(torchutils.Module):
         self.critic = build(nets.MLP(feat_size, (), **config.critic))
         self.slow = build(nets.MLP(feat_size, (), **config.critic))
         self.slow.requires_grad_(False)
-        self.actor_opt = build.optimizer(
-            "actor", {"actor": self.actor}, config.actor_opt
-        )
-        self.critic_opt = build.optimizer(
-            "critic", {"critic": self.critic}, config.critic_opt
-        )
+        actor, critic = {"actor": self.actor}, {"critic": self.critic}
+        self.actor_opt = build.optimizer("actor", actor, config.actor_opt)
+        self.critic_opt = build.optimizer("critic", critic, config.critic_opt)
         self.rewnorm = build.stream_norm(config.reward_norm)
         self.updates = torch.zeros((), dtype=torch.int64, device=build.device)
 
@@ -557,9 +536,8 @@ class ActorCritic(torchutils.Module):
         # Reinforce needs no gradients of the dream, so none are recorded.
         through = self.config.actor_grad != "reinforce"
         with torch.set_grad_enabled(through):
-            seq = wm.imagine(
-                self.actor, start, is_terminal, self.config.imag_horizon, noise
-            )
+            horizon = self.config.imag_horizon
+            seq = wm.imagine(self.actor, start, is_terminal, horizon, noise)
             seq["reward"], norm_metrics = self.rewnorm(reward_fn(seq))  # (H+1, N)
             slow = self._slow_critic(seq["feat"], seq["ones"])
             seq["value"] = slow.mode()  # (H+1, N)
@@ -606,9 +584,8 @@ class ActorCritic(torchutils.Module):
                    + (1 - mix) * log_prob(action) * sg(target - baseline)
                    + actor_ent * entropy)),  mix: 1 dynamics, 0 reinforce
 
-        The action that the actor chooses at f[t] is a[t+1], and it leads to f[t+1],
-        whose target is R[t+1]. R[0] depends on no action of the actor's, so the
-        first objective pairs f0, a1 and R1, and the last fH-2, aH-1 and RH-1.
+        The action that the actor chooses at f[t] is a[t+1], and leads to f[t+1] with
+        R[t+1]. R[0] depends on no action of the actor's, so it is left out.
 
             feat       f0    f1   ...  fH-2
             action     a1    a2   ...  aH-1
@@ -659,9 +636,8 @@ class ActorCritic(torchutils.Module):
         slow_target_update updates slow = fraction * critic + (1 - fraction) * slow."""
         if self.config.slow_target:
             due = self.updates % self.config.slow_target_update == 0
-            fraction = torch.where(
-                self.updates == 0, 1.0, self.config.slow_target_fraction
-            )
+            fraction = self.config.slow_target_fraction
+            fraction = torch.where(self.updates == 0, 1.0, fraction)
             mix = torch.where(due, fraction, 0.0).to(self._precision.param)
             pairs = zip(self.slow.parameters(), self.critic.parameters(), strict=True)
             for slow, param in pairs:  # _foreach_lerp_ takes the mix from the host.

@@ -159,8 +159,7 @@ class Player(AbstractContextManager):
     `dreamerv2.common.envs.Env`."""
 
     def __init__(self, agent: Agent, env: Env):
-        self.agent = agent
-        self.env = env
+        self.agent, self.env = agent, env
         self._state: tuple | None = None
 
     def __exit__(self, *error: object) -> None:

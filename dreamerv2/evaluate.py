@@ -124,10 +124,7 @@ def _keep_pictures(path: Path, episode: dict[str, np.ndarray]) -> None:
 
 
 def summarize(
-    agent: ExportedAgent | RunAgent,
-    returns: list[float],
-    lengths: list[int],
-    seed: int,
+    agent: ExportedAgent | RunAgent, returns: list[float], lengths: list[int], seed: int
 ) -> dict[str, Any]:
     """Return all figures of an evaluation, as JSON takes them."""
     names = ("lowest", "quartile_1", "median", "quartile_3", "highest")

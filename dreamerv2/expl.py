@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, Tensor]
 Outputs = Mapping[str, Any]  # Tensors by name, or of log_prob such a mapping.
+NewActorCritic = Callable[[], "ActorCritic"]  # Makes the one of a behaviour's own.
 
 
 def make(
@@ -30,7 +31,7 @@ def make(
     space: Any,
     build: Builder,
     task_behavior: "ActorCritic",
-    new_actor_critic: Callable[[], "ActorCritic"],
+    new_ac: NewActorCritic,
 ) -> "Greedy | Random | Plan2Explore | ModelLoss":
     """Make the behaviour that config.expl_behavior names."""
     if config.expl_behavior == "greedy":
@@ -38,7 +39,7 @@ def make(
     if config.expl_behavior == "Random":
         return Random(space, build.device)
     seekers = {"Plan2Explore": Plan2Explore, "ModelLoss": ModelLoss}
-    return seekers[config.expl_behavior](config, wm, build, new_actor_critic)
+    return seekers[config.expl_behavior](config, wm, build, new_ac)
 
 
 def sample_actor(actor: nn.Module, feat: Tensor, noise: NoiseFn) -> Tensor:
@@ -95,8 +96,7 @@ class Seeker(torchutils.Module, ABC):
     ac: "ActorCritic"
 
     def __init__(self, config: Config, wm: "WorldModel", build: Builder):
-        self.config = config
-        self._wm = wm
+        self.config, self._wm = config, wm
         self._precision, self._ranks = build.precision, build.ranks
 
     def act(self, feat: Tensor, noise: NoiseFn) -> Tensor:
@@ -143,11 +143,7 @@ class Plan2Explore(Seeker):
     parts = ("heads", "opt", "ac", "intr_rewnorm", "extr_rewnorm")
 
     def __init__(
-        self,
-        config: Config,
-        wm: "WorldModel",
-        build: Builder,
-        new_actor_critic: Callable[[], "ActorCritic"],
+        self, config: Config, wm: "WorldModel", build: Builder, new_ac: NewActorCritic
     ):
         super().__init__(config, wm, build)
         rssm = wm.rssm
@@ -172,7 +168,7 @@ class Plan2Explore(Seeker):
         made = (nets.MLP(inputs, size, **config.expl_head) for _ in range(count))
         self.heads = self.predictors = build(nn.ModuleList(made))
         self.opt = build.optimizer("expl", {"heads": self.heads}, config.expl_opt)
-        self.ac = new_actor_critic()
+        self.ac = new_ac()
         self.intr_rewnorm = build.stream_norm(config.expl_reward_norm)
         self.extr_rewnorm = build.stream_norm(config.expl_reward_norm)
 
@@ -218,9 +214,8 @@ class Plan2Explore(Seeker):
             reward = intr_scale * norm(mean over dimensions of std_k(prediction_k))
                      + extr_scale * norm(reward of the task)
 
-        Metrics: ``intr_reward_mean`` and ``_std`` of the disagreement (or its
-        logarithm), with ``normed_`` after the norm and before the scale;
-        ``extr_reward_``.. likewise of the task's reward if it counts."""
+        Metrics: ``intr_reward_`` and ``extr_reward_``, before and (``normed_``) after
+        the norms: ``mean`` and ``std``."""
         feat, action, ones = seq["feat"], seq["action"], seq.get("ones")
         if self.config.disag_action_next:
             feat, action, ones = feat[:-1], action[1:], ones and ones[:-1]
@@ -250,11 +245,7 @@ class ModelLoss(Seeker):
     parts = ("head", "opt", "ac", "rewnorm")
 
     def __init__(
-        self,
-        config: Config,
-        wm: "WorldModel",
-        build: Builder,
-        new_actor_critic: Callable[[], "ActorCritic"],
+        self, config: Config, wm: "WorldModel", build: Builder, new_ac: NewActorCritic
     ):
         super().__init__(config, wm, build)
         heads = [name for name in wm.heads if name != "decoder"]
@@ -264,11 +255,10 @@ class ModelLoss(Seeker):
                 f"Unknown expl_model_loss '{config.expl_model_loss}': expected one of "
                 f"{', '.join(losses)}."
             )
-        self.head = self.predictors = build(
-            nets.MLP(wm.feat_size, (), **config.expl_head)
-        )
+        head = nets.MLP(wm.feat_size, (), **config.expl_head)
+        self.head = self.predictors = build(head)
         self.opt = build.optimizer("expl", {"head": self.head}, config.expl_opt)
-        self.ac = new_actor_critic()
+        self.ac = new_ac()
         self.rewnorm = build.stream_norm(config.expl_reward_norm)
 
     def predictor_loss(self, start: Outputs, outs: Outputs, data: Outputs) -> Tensor:

@@ -24,10 +24,10 @@ from dreamerv2.common.episodes.offline import Recordings
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import Flags
 from dreamerv2.common.suites.actions import action_names
-from dreamerv2.playing.dreamplayer import DreamPlayer, EnvSource, EpisodeSource
+from dreamerv2.playing.dreamplayer import DreamPlayer, StoredEpisode
 from dreamerv2.playing.keys import GameKeys
 from dreamerv2.playing.options import SHARED, run_config, run_player, uncompiled
-from dreamerv2.playing.player import step_rate
+from dreamerv2.playing.player import screen_aspect, screen_of, step_rate
 from dreamerv2.playing.stepper import Stepper
 from dreamerv2.running.exported import (
     ExportedAgent,
@@ -98,13 +98,14 @@ def make_player(
                 raise  # The task's name may have a mistake in it.
             print(f"{error} Until then, the dream starts from the episode {episode}.")
     if env is not None:
-        source, names = EnvSource(env), action_names(env)
-        spaces = env.obs_space, env.act_space
+        game, names, spaces = env, action_names(env), (env.obs_space, env.act_space)
+        images = any(len(space.shape) == 3 for space in env.obs_space.values())
+        aspect = screen_aspect(screen_of(env) if images else None)
     else:
         path = Path(episode).expanduser()
         recordings = Recordings([path])
+        game, spaces = StoredEpisode(recordings.load(path)), recordings.spaces
         aspect = 160 / 210 if config.task.startswith("atari_") else 1.0
-        source, spaces = EpisodeSource(recordings.load(path), aspect), recordings.spaces
         if exported:
             spaces, names = exported.spaces, exported.action_names
     agent = Agent(config, *spaces, Counter(), learns=False)
@@ -112,7 +113,7 @@ def make_player(
     stepper = Stepper(agent, derive_seed(config.seed, "play_noise"))
     keys = GameKeys(spaces[1]["action"], names)
     rate = step_rate(config.task, config.action_repeat, env)
-    return DreamPlayer(stepper, source, keys, rate, scale)
+    return DreamPlayer(stepper, game, keys, rate, scale, aspect)
 
 
 if __name__ == "__main__":

@@ -85,8 +85,7 @@ class EnvPlayer(KeyPlayer):
         super().__init__(keys, rate)
         self.view = "both"  # Or screen, or agent.
         self.saved = 0
-        self._env = env
-        self._replay = replay
+        self._env, self._replay = env, replay
         self._episode: list[dict[str, np.ndarray]] = []
         _let_render(env)
         toggle = self._toggle

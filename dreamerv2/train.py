@@ -91,9 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Trainer:
     """A run in its logdir: environments -> driver -> replay -> batches -> agent.
 
-    `stop` is asked after each step, `stack` closes whatever was opened, `make` makes
-    the environments in place of config.task, `outputs` are further ones of metrics;
-    config is this one's share of the run of all `ranks`."""
+    `stop` is asked after each step, `stack` closes what was opened, `make` makes the
+    environments in place of config.task; config is this rank's share of the run."""
 
     def __init__(
         self,
@@ -293,9 +292,8 @@ class Trainer:
                 rest, extra = divmod(self.config.eval_eps, count)
                 episodes = [rest + (i < extra) for i in range(count)]
                 self.eval.reset()
-                self.since_reset = SinceReset(
-                    self.learner.agent, self.config.dataset.length
-                )
+                length = self.config.dataset.length
+                self.since_reset = SinceReset(self.learner.agent, length)
                 self.eval(self.eval_policy, episodes_per_env=episodes)
                 self.logger.add(self.since_reset.metrics(), prefix="eval")
                 self.logger.add(self.eval.replay.stats, prefix="eval")
@@ -329,14 +327,12 @@ class Trainer:
 
     def log_episodes(self, mode: str) -> None:
         """Log finished episodes from here on; keep pictures while a video is due."""
-        due = self.when[f"video_{mode}"].due
+        due, ranks = self.when[f"video_{mode}"].due, self.ranks
         collector = self.train if mode == "train" else self.eval
-        later = mode == "train" and self.ranks.count > 1
+        later = mode == "train" and ranks.count > 1
         collector.driver.on_episode(
             self.play.keep_episode if later else partial(self.log_episode, mode=mode),
-            lambda key: is_logged(
-                key, self.config, due(self.step) and not self.ranks.rank
-            ),
+            lambda key: is_logged(key, self.config, due(self.step) and not ranks.rank),
         )
 
     def log_of_all(

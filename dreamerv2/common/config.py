@@ -91,9 +91,8 @@ class Config(Mapping):
         unknown keys and values that do not fit.
 
         Keys are dotted or nested, or a regular expression (with a character outside
-        `A-Za-z0-9_.-`) for whole dotted keys. A bool takes True, False and these as
-        strings; an int also whole floats, and like a float strings such as '1e6'; a
-        string also numbers; a list also strings with commas."""
+        `A-Za-z0-9_.-`) for whole dotted keys. Strings such as '1e6', 'True' and 'a,b'
+        are turned into numbers, bools and lists, whole floats into ints."""
         flat = dict(self._flat)
         for key, value in _flatten({**(mapping or {}), **kwargs}):
             matches = self.match(key)

@@ -43,9 +43,8 @@ class OptionParser(argparse.ArgumentParser):
 
 class Flags:
     """Turns arguments into an updated copy of a config: `--key value`, `--key=value`,
-    `--list a b`, `--list a,b`, `--pattern value`, a regular expression for dotted keys.
-    Later flags win. All up to the next `--` is a value, negative numbers too. `usage`
-    is the top of --help."""
+    `--list a b`, `--list a,b`, `--pattern value`. Later flags win. All up to the next
+    `--` is a value, negative numbers too. `usage` is the top of --help."""
 
     def __init__(self, config: Mapping, usage: str = "") -> None:
         self._config = config if isinstance(config, Config) else Config(config)

@@ -54,8 +54,7 @@ class Precision:
     }
 
     def __init__(self, name: str, device: torch.device, cache: bool = True):
-        self._device = device
-        self._cache = cache
+        self._device, self._cache = device, cache
         if name == "16" and device.type == "cpu":
             name = "float32"
         elif name == "16":
@@ -105,9 +104,8 @@ def init_weights(module: nn.Module, generator: torch.Generator) -> None:
 
 
 class Module:
-    """A plain class that owns networks, optimizers and counters: no nn.Module, whose
-    ``train`` the agents' would hide. ``parts`` names the attributes that make up its
-    state: tensors, or what has state_dict and load_state_dict."""
+    """A plain class that owns networks, optimizers and counters; ``parts`` names the
+    attributes of its state: tensors, or what has state_dict and load_state_dict."""
 
     parts: tuple[str, ...] = ()
 

@@ -1,6 +1,4 @@
-"""Questions to ask at each step: is it time, is it the first time, is it still time?
-
-Steps are ints or Counters. What a run remembers here is part of its checkpoint."""
+"""Questions to ask at each step, an int or a Counter: is it time, is it still time?"""
 
 from typing import Any, SupportsInt
 

@@ -8,67 +8,31 @@ import numpy as np
 from dreamerv2.common.networks.rssm import State
 from dreamerv2.playing.canvas import Canvas, Scene
 from dreamerv2.playing.keys import GameKeys
-from dreamerv2.playing.player import KeyPlayer, screen_aspect, screen_of
+from dreamerv2.playing.player import KeyPlayer
 from dreamerv2.playing.stepper import Stepper
 
 REAL, DREAM = (24, 84, 58), (92, 44, 148)
 
 
-class EnvSource:
-    """The real game: an environment that takes actions."""
+class StoredEpisode:
+    """A recorded episode in place of an environment, with its methods: it goes its own
+    way, and each observation holds the action that led to it."""
 
-    title = "REAL GAME"
-    follows = True  # What is done in a dream can be done here, too.
-
-    def __init__(self, env: Any):
-        self._env = env
-
-    def reset(self) -> dict[str, Any]:
-        """Begin an episode."""
-        return self._env.reset()
-
-    def aspect(self) -> float:
-        """Return width / height of the screen that the images were made of."""
-        spaces = self._env.obs_space.values()
-        images = any(len(space.shape) == 3 for space in spaces)
-        return screen_aspect(screen_of(self._env) if images else None)
-
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-        """Return the next observation, and the action that led to it."""
-        return self._env.step({"action": action}), action
-
-    def close(self) -> None:
-        self._env.close()
-
-
-class EpisodeSource:
-    """A stored episode in place of a game, with its methods: it goes its own way."""
-
-    title = "STORED EPISODE"
-    follows = False
-
-    def __init__(self, episode: dict[str, np.ndarray], aspect: float = 1.0):
+    def __init__(self, episode: dict[str, np.ndarray]):
         self._episode = episode
-        self._aspect = aspect
 
     def reset(self) -> dict[str, Any]:
-        self._index = 0
-        return self._obs()
+        self._index = -1
+        return self.step({})
 
-    def aspect(self) -> float:
-        return self._aspect
-
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    def step(self, action: dict[str, np.ndarray]) -> dict[str, Any]:
         self._index += 1
-        return self._obs(), self._episode["action"][self._index]
+        obs = {key: value[self._index] for key, value in self._episode.items()}
+        last = self._index == len(self._episode["is_first"]) - 1
+        return {**obs, "is_last": bool(obs["is_last"]) or last}
 
     def close(self) -> None:
         pass
-
-    def _obs(self) -> dict[str, Any]:
-        obs = {k: v[self._index] for k, v in self._episode.items() if k != "action"}
-        last = self._index == len(self._episode["is_first"]) - 1
-        return {**obs, "is_last": bool(obs["is_last"]) or last}
 
 
 class DreamPlayer(KeyPlayer):
@@ -85,18 +49,19 @@ class DreamPlayer(KeyPlayer):
     def __init__(
         self,
         stepper: Stepper,
-        source: EnvSource | EpisodeSource,
+        env: Any,
         keys: GameKeys,
         rate: float,
         scale: int,
+        aspect: float,
     ):
         super().__init__(keys, rate)
         self.control = "agent"  # Or person, or random.
         self.view = "both"  # Or environment, or model.
         self.dream: State | None = None
         self.parted = False  # The real game stands still.
-        self._stepper = stepper
-        self._source = source
+        self._stepper, self._env = stepper, env
+        self._stored = isinstance(env, StoredEpisode)
         self._history: deque[tuple[State, np.ndarray]] = deque(maxlen=self.MEMORY)
         toggle = self._toggle
         self.commands = {
@@ -114,7 +79,7 @@ class DreamPlayer(KeyPlayer):
         }
         self.state = stepper.initial(1)
         self._begin()
-        self.canvas = Canvas(3, scale, source.aspect())
+        self.canvas = Canvas(3, scale, aspect)
 
     @property
     def dreaming(self) -> bool:
@@ -127,10 +92,10 @@ class DreamPlayer(KeyPlayer):
         return len(self.dream["deter"]) if self.dreaming else 0
 
     def close(self) -> None:
-        self._source.close()
+        self._env.close()
 
     def _begin(self) -> None:
-        self.obs = self._source.reset()
+        self.obs = self._env.reset()
         self.game_step, self.over = 0, False
         self.reward = self.total = 0.0
         self.action = np.zeros(self._stepper.action_size, np.float32)
@@ -144,7 +109,7 @@ class DreamPlayer(KeyPlayer):
             self.dream = self._stepper.imagine(self.dream, action)
             self.dream_step += 1
             self.action = action[0]
-            self.parted |= self.over or not self._source.follows
+            self.parted |= self.over or self._stored
             if not self.parted:
                 self._real_step(self.action)
         elif self.over:
@@ -161,7 +126,8 @@ class DreamPlayer(KeyPlayer):
         return np.repeat(self._by_hand()[None], len(state["deter"]), 0)
 
     def _real_step(self, action: np.ndarray) -> None:
-        self.obs, self.action = self._source.step(action)
+        self.obs = self._env.step({"action": action})
+        self.action = self.obs.get("action", action)
         self.game_step += 1
         self.reward = float(self.obs["reward"])
         self.total += self.reward
@@ -246,7 +212,8 @@ class DreamPlayer(KeyPlayer):
 
     def _scene(self) -> Scene:
         over = "   game over" if self.over else ""
-        title = f"{self._source.title}   step {self.game_step}{over}"
+        title = "STORED EPISODE" if self._stored else "REAL GAME"
+        title = f"{title}   step {self.game_step}{over}"
         if self.dreaming:
             title = f"DREAM   {self.dream_step} steps without looking"
         title, color = title + self._pace(), DREAM if self.dreaming else REAL
@@ -277,7 +244,7 @@ class DreamPlayer(KeyPlayer):
     def _cells(self) -> list[tuple[str, str]]:
         reading = self.reading
         parted = self.dreaming and self.parted
-        control = self.control if self.dreaming or self._source.follows else "episode"
+        control = "episode" if self._stored and not self.dreaming else self.control
         return [
             ("reward", "-" if parted else f"{self.reward:+.2f}"),
             ("predicted", f"{reading.reward[0]:+.2f}"),

@@ -25,9 +25,8 @@ _IDLE = ("noop", "stay", "none", "idle", "nothing", "still")
 
 
 class GameKeys:
-    """The keys that play an environment, and the action of those that are held. One-hot
-    actions have a key, or several at once, by `names`; of continuous ones left/right is
-    the first number, up/down the second, pairs of letters the others."""
+    """The keys that play an environment: for one-hot actions by `names`, for continuous
+    ones left/right for the first number, up/down the second, letters the others."""
 
     def __init__(self, space: Any, names: Sequence[str] = ()):
         self.space = space
@@ -38,7 +37,10 @@ class GameKeys:
                 names = [f"action {i}" for i in range(count)]
             self._combos = _combos(names)
             self._names = [name.lower().replace("_", " ") for name in names]
-            self._aliases = _vertical(self._combos)
+            used = {key for combo in self._combos for key in combo}
+            # Pong calls up and down right and left.
+            vertical = {"left", "right"} <= used and not {"up", "down"} & used
+            self._aliases = {"up": "right", "down": "left"} if vertical else {}
         else:
             self._pairs = _pairs(count)
 
@@ -103,14 +105,6 @@ def _combos(names: Sequence[str]) -> dict[frozenset[str], int]:
     for index, key in zip(nameless, _SPARE, strict=False):
         combos[frozenset([key])] = index
     return combos
-
-
-def _vertical(combos: dict[frozenset[str], int]) -> dict[str, str]:
-    """Map up and down to right and left, as Pong calls them."""
-    used = {key for combo in combos for key in combo}
-    if {"left", "right"} <= used and not {"up", "down"} & used:
-        return {"up": "right", "down": "left"}
-    return {}
 
 
 def _pairs(size: int) -> list[tuple[str, str]]:

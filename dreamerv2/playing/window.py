@@ -24,24 +24,18 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 
 def play(
-    player: KeyPlayer,
-    title: str,
-    script: Script,
-    steps: int,
-    headless: bool,
-    record: str,
+    player: KeyPlayer, title: str, keys: Script, steps: int, headless: bool, record: str
 ) -> None:
-    """Play until the person leaves, or for `steps` steps (0: no limit). A file to
-    `record` to gets a frame for each step, a .png the last one. UsageError for a file
-    that cannot be written, and without pygame or a screen."""
+    """Play until the person leaves, or for `steps` steps (0: no limit); UsageError for
+    a `record` that cannot be written, and without pygame or a screen."""
     if headless and not steps:
-        steps = script.last + 1
+        steps = keys.last + 1
     try:
         with recorder(record, min(player.rate * player.speed, 50)) as add:
             if headless:
-                _headless(player, script, steps, add)
+                _headless(player, keys, steps, add)
             else:
-                _window(player, script, steps, add, title)
+                _window(player, keys, steps, add, title)
     finally:
         player.close()
 

@@ -14,9 +14,8 @@ from dreamerv2.running.environments import Environments
 
 
 class Collector:
-    """Plays episodes of `envs` (maybe none) into a replay; goes on in their middle when
-    a run does. `step` counts the steps, of all `ranks`, `made` those made here since
-    the start; `timer` and `extra` are the driver's."""
+    """Plays episodes of `envs` (maybe none) into a replay. `step` counts the steps of
+    all `ranks`, `made` those made here since the start."""
 
     def __init__(
         self,
@@ -27,8 +26,7 @@ class Collector:
         ranks: Ranks = ALONE,
         extra: Mapping[str, np.ndarray] | None = None,
     ):
-        self.envs = envs
-        self.replay = replay
+        self.envs, self.replay = envs, replay
         self.driver = Driver(envs.envs, envs.replace, timer, extra)
         self._step = step
         self._shared, self._learn = ranks.count > 1, []

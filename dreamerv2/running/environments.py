@@ -64,8 +64,7 @@ class Restarts:
 class Environments:
     """`count` environments of one task, for training or evaluation; `make` makes them
     in place of config.task. `start` tells this start of a run from those before it, so
-    that environments made anew do not play the same episodes again. UsageError where
-    the user can mend it, RunFailed for another failure."""
+    that no episode is played again. UsageError or RunFailed for one that fails."""
 
     def __init__(
         self,
@@ -76,19 +75,24 @@ class Environments:
         make: MakeEnv | None = None,
         start: tuple[int, ...] = (),
     ):
-        self._config = config
-        self.train = train
-        self._restarts = restarts
+        self._config, self.train, self._restarts = config, train, restarts
         self._make_env = make or make_env
         self._failed = [0] * count  # Failures of each.
         self._start = tuple(start)
         self.envs: list[Any] = []
         try:
             for index in range(count):
-                self.envs.append(self._first(index))
-        except BaseException:
+                self.envs.append(self._make(index))
+        except BaseException as error:
             self.close()
-            raise
+            if isinstance(error, UsageError) or not isinstance(error, Exception):
+                raise
+            name = self._name(len(self.envs))
+            restarts.log(name, error)
+            raise RunFailed(
+                f"{name} cannot be made ({summary(error)}): mend it with the help of "
+                f"{restarts.path}."
+            ) from error
 
     def replace(self, index: int, error: Exception) -> Any:
         """Close the environment that failed with `error`, and return a new one."""
@@ -98,8 +102,8 @@ class Environments:
             old = self.envs[index]
             self._close(old, *((_GRACE,) if isinstance(old, Async) else ()))
             try:
-                self.envs[index] = self._make(index)
-                return self.envs[index]
+                new = self.envs[index] = self._make(index)
+                return new
             except UsageError:
                 raise
             except Exception as failure:  # Constructors may raise anything.
@@ -145,18 +149,6 @@ class Environments:
         except Exception as error:  # It does not matter any more.
             with contextlib.suppress(UsageError):  # A full disk, on the way out.
                 self._restarts.log(f"{self._role} environment, while closed", error)
-
-    def _first(self, index: int) -> Any:
-        try:
-            return self._make(index)
-        except UsageError:
-            raise
-        except Exception as error:
-            self._restarts.log(self._name(index), error)
-            raise RunFailed(
-                f"{self._name(index)} cannot be made ({summary(error)}): mend it with "
-                f"the help of {self._restarts.path}."
-            ) from error
 
     def _make(self, index: int) -> Any:
         numbers = index, self._failed[index], *self._start

@@ -121,7 +121,8 @@ class RunAgent:
 
     def restore(self, agent: Agent) -> None:
         """Give an agent of this config the checkpoint's world model, actor, critic."""
-        loading.restore_behavior(agent, self.weights, self.folder)
+        names = "world_model", "actor_critic"
+        loading.copy_weights(agent, self.weights, names, self.folder)
 
 
 def start_from(agent: Agent, source: str, parts: Sequence[str]) -> None:

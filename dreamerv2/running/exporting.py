@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,10 @@ def export_run(
     name = name or config.task.partition("_")[2] or config.task
     base = Path(folder).expanduser() / name
     found = {"version": __version__, "commit": _commit(), **_progress(run.folder)}
-    return write_agent_files(agent, spaces, arrays, base, names, {**found, **story})
+    story = json.loads(json.dumps({**found, **story}))
+    card = {"action_names": names, "story": story}
+    _write_files(agent, spaces, card, arrays, base)
+    return exported.read_agent_files(base)
 
 
 def _spaces(config: Config, logdir: Path) -> tuple[exported.Spaces, list[str]]:
@@ -71,15 +73,9 @@ def _spaces(config: Config, logdir: Path) -> tuple[exported.Spaces, list[str]]:
         env.close()
 
 
-def write_agent_files(
-    agent: Agent,
-    spaces: exported.Spaces,
-    episode: Mapping[str, np.ndarray],
-    base: Path,
-    action_names: list[str],
-    story: Mapping[str, Any],
-) -> exported.ExportedAgent:
-    """Write an agent's files, with the first steps of an episode, arrays (T+1, ...)."""
+def _write_files(
+    agent: Agent, spaces: exported.Spaces, card: dict, episode: dict, base: Path
+) -> None:
     from safetensors.numpy import save  # Only who exports needs it.
 
     tensors = {
@@ -92,8 +88,7 @@ def write_agent_files(
         "config": config.to_dict(),
         "observations": {k: _describe(v) for k, v in spaces[0].items()},
         "action": _describe(spaces[1]["action"]),
-        "action_names": list(action_names),
-        "story": json.loads(json.dumps(dict(story))),
+        **card,
     }
     short = {k: v[: EPISODE_STEPS + 1] for k, v in episode.items()}
     contents = {
@@ -103,7 +98,6 @@ def write_agent_files(
     }
     for suffix, write in contents.items():
         write_atomically(base.with_name(base.name + suffix), write)
-    return exported.read_agent_files(base)
 
 
 def push_agent(folder: str | Path, repo: str) -> str:
@@ -115,9 +109,8 @@ def push_agent(folder: str | Path, repo: str) -> str:
     path = Path(folder).expanduser()
     with exported.hub_errors(repo):
         api.create_repo(repo, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, folder_path=path, allow_patterns=exported.PATTERNS
-        )
+        files = {"folder_path": path, "allow_patterns": exported.PATTERNS}
+        api.upload_folder(repo_id=repo, **files)
     return exported.HUB + repo
 
 

@@ -41,9 +41,7 @@ class Learner:
     and `update`, `folder` takes a profile and a batch that spoilt an update."""
 
     def __init__(self, agent: Agent, step: Counter, timer: Timer, folder: Path):
-        self.agent = agent
-        self._step = step
-        self._timer = timer
+        self.agent, self._step, self._timer = agent, step, timer
         self._profile = UpdateProfile(agent.config.profile, folder)
         self._watch = Watch(agent.config.nan_patience, folder)
         self._means = RunningMeans()  # Of the updates since the last `metrics`.
@@ -51,13 +49,17 @@ class Learner:
 
     def policy(self, obs: Mapping[str, Any], state: Any, mode: str) -> Acted:
         """Choose actions, as Agent.policy; RunFailed for ones that are not finite."""
+        agent = self._ready_agent()
+        with self._timer("policy"):
+            outputs, state = agent.policy(obs, state, mode)
+        return check_actions(outputs, self._step), state
+
+    def _ready_agent(self) -> Agent:
         if self._launched:  # Or else the policy would be said to take its time.
             with self._timer("update"):
                 self.agent.wait()
             self._launched = False
-        with self._timer("policy"):
-            outputs, state = self.agent.policy(obs, state, mode)
-        return check_actions(outputs, self._step), state
+        return self.agent
 
     def train(self, batch: Batch) -> None:
         """Update the agent on this batch. Does not wait for the device."""
@@ -109,9 +111,8 @@ class Learner:
 class BackgroundLearner(Learner):
     """Updates in a thread of their own; a copy of the agent acts meanwhile.
 
-    Only `learn` runs in that thread, in the order of `train`; the main thread may touch
-    what it changes after `join` and before the next `train`. `seen` is the agent's own
-    count: in each update what `step` was at its `train`."""
+    The main thread may touch what `learn` changes after `join` and before the next
+    `train`. `seen`, the agent's count, is the `step` of the `train` of an update."""
 
     def __init__(
         self, agent: Agent, seen: Counter, step: Counter, timer: Timer, folder: Path
@@ -133,14 +134,11 @@ class BackgroundLearner(Learner):
         if agent.device.type == "cuda":  # Not run without a GPU.
             self._stream = torch.cuda.Stream(agent.device)
 
-    def policy(self, obs: Mapping[str, Any], state: Any, mode: str) -> Acted:
-        """Choose actions by the copy."""
+    def _ready_agent(self) -> Agent:
         if not self._filled:
             self._refresh()
         self._acted = True
-        with self._timer("policy"):
-            outputs, state = self._copy.policy(obs, state, mode)
-        return check_actions(outputs, self._step), state
+        return self._copy
 
     def train(self, batch: Batch) -> None:
         """Have an update made on this batch, after those before it; a copy that has
@@ -186,7 +184,10 @@ class BackgroundLearner(Learner):
         if self._thread is not None:
             self._thread.join(GRACE)
             if self._thread.is_alive():
-                _interrupt(self._thread)
+                # Where it runs Python, since it might crash an interpreter that ends.
+                number = ctypes.c_ulong(self._thread.ident)
+                error = ctypes.py_object(Interrupted)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(number, error)
                 self._thread.join(LAST)
 
     @torch.no_grad()
@@ -253,10 +254,3 @@ class BackgroundLearner(Learner):
 
 class Interrupted(BaseException):
     """Ends an update whose results nobody waits for."""
-
-
-def _interrupt(thread: threading.Thread) -> None:
-    """Raise Interrupted in a thread, which might crash an interpreter that ends."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), ctypes.py_object(Interrupted)
-    )

@@ -1,6 +1,7 @@
 """Trained agents on disk: read, and taken as the start of another."""
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dreamerv2.common.episodes.recording import read_recording
 from dreamerv2.common.errors import Misfit, UsageError, match_state
 from dreamerv2.common.settings.rules import rule_of
 from dreamerv2.common.suites.interface import signal_spaces
-from dreamerv2.common.torchutils import Module, named_tensors
+from dreamerv2.common.torchutils import named_tensors
 from dreamerv2.running.logdir import CHECKPOINT, changes
 from dreamerv2.running.statefile import load_checkpoint
 
@@ -40,12 +41,6 @@ def read_agent(logdir: str | Path, device: torch.device) -> dict[str, Any]:
             "dreamerv2-train."
         )
     return agent
-
-
-def restore_behavior(agent: Agent, saved: Mapping[str, Any], logdir: Path) -> None:
-    """Give an agent its world model, actor and critic; UsageError if they misfit."""
-    chosen = {"world_model": "wm", "actor_critic": "task_behavior"}
-    _copy_weights(agent, saved, chosen, logdir)
 
 
 def refuse_other_spaces(source: str | Path, known: Shapes | None, env: Env) -> None:
@@ -106,46 +101,33 @@ def load_weights(agent: Agent, logdir: str | Path, parts: Sequence[str]) -> None
     alike = explores and explores == set(saved.get("expl_behavior", {}))
     every = [name for name in PARTS if alike or name != "exploration"]
     wanted = {*parts, *(every if "all" in parts else ())}
-    chosen = {name: PARTS[name] for name in PARTS if name in wanted}
+    chosen = [name for name in PARTS if name in wanted]
     try:
-        _copy_weights(agent, saved, chosen, logdir)
+        copy_weights(agent, saved, chosen, logdir)
     except Misfit as error:
         raise _other_shape(agent, logdir, error) from error
     print(f"Loaded the weights of {' and '.join(chosen)} from {logdir}.")
 
 
 @torch.no_grad()
-def _copy_weights(
-    agent: Agent, saved: Mapping[str, Any], chosen: Mapping[str, str], logdir: Path
+def copy_weights(
+    agent: Agent, saved: Mapping[str, Any], chosen: Sequence[str], logdir: Path
 ) -> None:
-    """Copy the weights of the chosen parts, {name: attribute}, if all of them fit."""
+    """Copy the weights of the chosen `PARTS`; Misfit, and no change, if one misfits."""
     pairs: list[tuple[Tensor, Tensor]] = []
-    for name, attribute in chosen.items():
-        own = named_tensors(_weights(getattr(agent, attribute)))
-        found = named_tensors(saved.get(attribute, {}))
-        found = {k: v for k, v in found.items() if _is_weight(k)}
+    for name in chosen:
+        own = _weights(getattr(agent, PARTS[name]).state_dict())
+        found = _weights(saved.get(PARTS[name], {}))
         match_state(own, found, f"The {name} of {logdir}")
         pairs += [(own[key], found[key]) for key in own]
     for old, new in pairs:
         old.copy_(new)
 
 
-def _weights(module: Module) -> dict[str, Any]:
-    """Return a module's live state without that of its optimizers and counters."""
-    state = {}
-    for name in filter(_is_weight, module.parts):
-        part = getattr(module, name)
-        if isinstance(part, Module):
-            state[name] = _weights(part)
-        else:
-            state[name] = part if isinstance(part, Tensor) else part.state_dict()
-    return state
-
-
-def _is_weight(name: str) -> bool:
-    """Check that a dotted name of a state is no optimizer's or counter's."""
-    parts = name.split(".")
-    return not any(p == "opt" or p.endswith("_opt") or p == "updates" for p in parts)
+def _weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a state's tensors, but for optimizers and counters, by dotted names."""
+    left_out = re.compile(r"(^|[._])(opt|updates)(\.|$)")
+    return {k: x for k, x in named_tensors(state).items() if not left_out.search(k)}
 
 
 def _other_shape(agent: Agent, logdir: Path, error: Misfit) -> UsageError:

@@ -33,9 +33,8 @@ OTHER = {
 
 class Logdir:
     """config.logdir, made, locked (by flock), and compared with the run that it holds,
-    by the first rank; `own` is for what each rank has of its own. Changes no file of
-    the run until `begin`. UsageError for a logdir that is missing, not writable, or in
-    use, and for a config with which the run cannot go on."""
+    by the first rank; `own` is for what each rank has of its own. UsageError for a bad
+    logdir, or a config with which the run cannot go on. `begin` is the first change."""
 
     def __init__(self, config: Config, ranks: Ranks = ALONE):
         if config.logdir in ("", os.devnull):
@@ -45,14 +44,16 @@ class Logdir:
             )
         self.path = Path(config.logdir).expanduser().absolute()
         self.changed: dict[str, tuple[Any, Any]] = {}
-        self._config = config
-        self._before: Config | None = None
-        self.own = ranks.folder(self.path)
+        self._config, self._before = config, None
+        self.own, self._first = ranks.folder(self.path), ranks.rank == 0
         self._lock: IO[str] | None = None
-        self._first = ranks.rank == 0
         if not self._first:
             return
-        self._make()
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
         self._lock = lock(self.path)
         try:
             self._compare()
@@ -76,14 +77,6 @@ class Logdir:
         """Give the folder free for another process."""
         if self._lock is not None:
             self._lock.close()
-            self._lock = None
-
-    def _make(self) -> None:
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
 
     def _compare(self) -> None:
         """Find what changed since the run began, and refuse what it cannot be."""

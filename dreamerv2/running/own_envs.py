@@ -27,8 +27,7 @@ class OwnEnvs:
             evaluation = train
         self.evaluates = evaluation is not None
         self._sources = {True: _source(train), False: _source(evaluation)}
-        self._roles: dict[int, list[str]] = {}
-        self._made: list[Any] = []  # Kept, so that no other gets the place in memory.
+        self._claimed: list[tuple[Any, str]] = []  # Environments and their roles.
         training, evaluating = self._sources.values()
         for role, source in (("training", training), ("evaluation", evaluating)):
             for env in source if isinstance(source, list) else ():
@@ -68,15 +67,14 @@ class OwnEnvs:
     def _claim(self, env: Any, role: str, alone: bool = True) -> None:
         """Refuse an environment that has another role, or the same one twice."""
         env = _innermost(env)
-        roles = self._roles.setdefault(id(env), [])
+        roles = [known for other, known in self._claimed if other is env]
         if {*roles} - {role} or (roles and alone):
             raise UsageError(
                 f"One and the same {type(env).__name__} was given for {roles[0]} and "
                 f"again for {role}: give environments that share nothing, or a "
                 "function that makes a new one each time."
             )
-        roles.append(role)
-        self._made.append(env)
+        self._claimed.append((env, role))
 
 
 def is_maker(env: Any) -> bool:

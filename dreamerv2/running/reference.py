@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from dreamerv2.agent import ActorCritic, Agent
 from dreamerv2.common.errors import match_state
-
-NORM_LEAVES = {"weight": "scale", "bias": "offset"}
-LINEAR_LEAVES = {"weight": "kernel", "bias": "bias"}
+from dreamerv2.expl import Seeker
 
 
 def to_reference(agent: Agent) -> dict[str, np.ndarray]:
@@ -59,7 +57,9 @@ def named_parameters(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]
     """Return a network's parameters by the reference's names, `prefix/...`."""
     named = {}
     for path, layer in network.named_modules():
-        leaves = NORM_LEAVES if isinstance(layer, nn.LayerNorm) else LINEAR_LEAVES
+        leaves = {"weight": "kernel", "bias": "bias"}
+        if isinstance(layer, nn.LayerNorm):
+            leaves = {"weight": "scale", "bias": "offset"}
         # The reference's GRU cell is the linear map itself.
         parts = [part for part in path.split(".") if part and part != "linear"]
         for leaf, param in layer.named_parameters(recurse=False):
@@ -68,10 +68,8 @@ def named_parameters(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]
 
 
 def to_layout(x: Tensor) -> Tensor:
-    """Turn a parameter or its gradient from our layout to the reference's.
-
-    Dense (out, in) -> (in, out); convolution (out, in, h, w) -> (h, w, in, out);
-    transposed convolution (in, out, h, w) -> (h, w, out, in); vectors as they are."""
+    """Turn a parameter or its gradient from our layout to the reference's: (out, in) ->
+    (in, out); (out, in, h, w) -> (h, w, in, out); vectors as they are."""
     return x.permute(2, 3, 1, 0) if x.ndim == 4 else x.T if x.ndim == 2 else x
 
 
@@ -85,11 +83,9 @@ def _networks(agent: Agent) -> Iterator[tuple[str, nn.Module]]:
     yield "rssm", agent.wm.rssm
     yield from agent.wm.heads.items()
     yield from _actor_critic(agent.task_behavior, "")
-    expl = agent.expl_behavior
-    heads = [expl.head] if hasattr(expl, "head") else getattr(expl, "heads", ())
-    for k, head in enumerate(heads):
-        yield f"expl_head{k}", head
-    if hasattr(expl, "ac"):
+    if isinstance(expl := agent.expl_behavior, Seeker):
+        for k, head in enumerate(getattr(expl, "heads", [expl.predictors])):
+            yield f"expl_head{k}", head
         yield from _actor_critic(expl.ac, "expl_")
 
 

@@ -1,7 +1,5 @@
-"""Rounds of acting: each rank plays by itself, then all hear what the others did.
-
-So they count the same steps, make the same updates, and save and stop at the same
-moment. A process that is alone plays, counts and learns step by step instead."""
+"""Rounds of acting: each rank plays by itself, then all hear what the others did. So
+they make the same updates, and save and stop at the same moment."""
 
 import time
 from collections.abc import Callable
@@ -53,8 +51,8 @@ class Rounds:
 
     def __call__(self, policy: Policy, **until: int) -> None:
         """Play by this policy, as Driver does; then count and learn from all steps.
-        Raises what the collector raises, RankLost where another rank's does: all can
-        save then, since in a round no rank depends on another."""
+        Raises what the collector raises, RankLost where another's does: all can
+        save."""
         if self._ranks.count == 1:
             self._collector(policy, **until)
             return

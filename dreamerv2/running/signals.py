@@ -18,9 +18,8 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Within it, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 only take effect at the next
-    check(), and a second SIGINT at once. That nobody reads the output any more counts
-    as a SIGPIPE; Ctrl-C ends `| tee FILE`, too. For the main thread."""
+    """Within it, in the main thread, signals only take effect at the next check(), but
+    a second SIGINT at once. An output that nobody reads any more is a SIGPIPE."""
 
     # Windows lacks the last ones, by which a cluster says that time is nearly over.
     _NAMES = "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"

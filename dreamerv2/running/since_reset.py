@@ -1,7 +1,5 @@
-"""How well the world model follows an evaluation, against the steps since its reset.
-
-Training sees sequences of dataset.length; acting goes on from one reset for a whole
-episode. What grows with the steps has left the range of latents that training saw."""
+"""How well the world model follows an evaluation, against the steps since its reset:
+what grows with them has left the range of latents that training saw."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,8 +15,7 @@ class SinceReset:
     """Looks at the steps of an evaluation; from `length` on they are late ones."""
 
     def __init__(self, agent: Agent, length: int):
-        self._agent = agent
-        self._length = length
+        self._agent, self._length = agent, length
         self._age: Any = 0  # (N,) steps since the reset of each environment.
         self._calls, self._stride = 0, 1
         self._kept: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []

@@ -70,7 +70,10 @@ def load_checkpoint(
             _check_whole(file)
             file.seek(0)
             content = torch.load(file, map_location=map_location, weights_only=True)
-        _check_ours(content)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise _Foreign("it was not written by this program")
+        if (found := content.get("version")) != VERSION:
+            raise _Foreign(f"it has format {found!r} and this program reads {VERSION}")
         return _decode(content["state"])
     except (MemoryError, PermissionError, torch.OutOfMemoryError) as error:
         raise UsageError(
@@ -78,7 +81,11 @@ def load_checkpoint(
             "free memory or allow reading it, and try again."
         ) from error
     except Exception as error:  # damage can surface as any exception at all
-        reason = _reason(error)
+        reason = "it is damaged or no checkpoint"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds something other than tensors and plain values"
+        elif isinstance(error, _Unfit):
+            reason = str(error)
         message = (
             f"The checkpoint {path} cannot be loaded because {reason}: restore a copy "
             "of it, or move it away to start anew from the episodes in the same folder."
@@ -102,11 +109,16 @@ def _encode(value: Any, where: str) -> Any:
     if type(value) is int:
         return {_INT: hex(value)} if value.bit_length() > _LONG_INT else value
     if isinstance(value, torch.Tensor):
-        return _encode_tensor(value, where)
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise TypeError(f"A checkpoint takes dense tensors, but {where} is none.")
+        value = value.detach().cpu()
+        # A view would drag the whole tensor into the file.
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.clone()
     if isinstance(value, (np.ndarray, np.generic)):
         return _encode_numpy(value, where)
     if isinstance(value, bytes):
-        return {_BYTES: _raw(np.frombuffer(value, np.uint8))}
+        return {_BYTES: torch.tensor(np.frombuffer(value, np.uint8))}
     if type(value) in (list, tuple):
         items = (_encode(item, f"{where}[{i}]") for i, item in enumerate(value))
         return type(value)(items)
@@ -124,15 +136,6 @@ def _encode(value: Any, where: str) -> Any:
     )
 
 
-def _encode_tensor(value: torch.Tensor, where: str) -> torch.Tensor:
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        raise TypeError(f"A checkpoint takes dense tensors, but {where} is none.")
-    value = value.detach().cpu()
-    if value.untyped_storage().nbytes() != value.numel() * value.element_size():
-        value = value.clone()  # a view would drag the whole tensor into the file
-    return value
-
-
 def _encode_numpy(value: np.ndarray | np.generic, where: str) -> dict[str, Any]:
     array = np.asarray(value)
     if array.dtype.kind not in _NUMPY_KINDS:
@@ -144,13 +147,8 @@ def _encode_numpy(value: np.ndarray | np.generic, where: str) -> dict[str, Any]:
         _NUMPY: array.dtype.str,
         "shape": list(array.shape),
         "scalar": isinstance(value, np.generic),
-        "data": _raw(np.ascontiguousarray(array).reshape(-1).view(np.uint8)),
+        "data": torch.tensor(np.ascontiguousarray(array).reshape(-1).view(np.uint8)),
     }
-
-
-def _raw(data: np.ndarray) -> torch.Tensor:
-    """Return a uint8 tensor of these bytes; a copy, as torch wants writable memory."""
-    return torch.from_numpy(data.copy())
 
 
 def _decode(value: Any) -> Any:
@@ -183,20 +181,3 @@ def _check_whole(file: BinaryIO) -> None:
         broken = archive.testzip()
         if broken is not None:
             raise _Unfit(f"its part {broken} is damaged")
-
-
-def _check_ours(content: Any) -> None:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _Foreign("it was not written by this program")
-    if content.get("version") != VERSION:
-        raise _Foreign(
-            f"it has format {content.get('version')!r} and this program reads {VERSION}"
-        )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds something other than tensors and plain values"
-    if isinstance(error, _Unfit):
-        return str(error)
-    return "it is damaged or no checkpoint"

@@ -61,9 +61,7 @@ class Watch:
         if row < self._patience:
             print(f"{listed}; such gradients are not followed, and the run goes on.")
             return
-        arrays = {
-            k: np.asarray(torch.as_tensor(x).cpu()) for k, x in self._batch.items()
-        }
+        arrays = {k: torch.as_tensor(x).cpu().numpy() for k, x in self._batch.items()}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         write_atomically(self._path, lambda file: file.write(content.getvalue()))

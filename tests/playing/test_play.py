@@ -16,7 +16,7 @@ from run_tools import TINY, ok, train_here
 
 from dreamerv2 import play
 from dreamerv2.common.errors import UsageError
-from dreamerv2.playing.dreamplayer import EpisodeSource
+from dreamerv2.playing.dreamplayer import StoredEpisode
 from dreamerv2.running.exporting import export_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,42 +86,40 @@ def test_a_persons_keys_are_the_actions_of_game_and_dream(player):
 class Blind:
     """A game that shows noise from some moment on."""
 
-    title, follows = "BLIND", True
-
-    def __init__(self, source):
-        self.source, self.blind, self.actions = source, False, []
+    def __init__(self, env):
+        self.env, self.blind, self.actions = env, False, []
 
     def reset(self):
-        return self.source.reset()
+        return self.env.reset()
 
     def step(self, action):
-        self.actions.append(action)
-        obs, action = self.source.step(action)
+        self.actions.append(action["action"])
+        obs = self.env.step(action)
         if self.blind:
             noise = np.random.default_rng(0).integers(0, 256, obs["image"].shape)
             obs = {**obs, "image": noise.astype(np.uint8)}
-        return obs, action
+        return obs
 
     def close(self):
-        self.source.close()
+        self.env.close()
 
 
 def test_a_dream_gets_no_observations_and_goes_on_from_the_actions_alone(logdir):
     dreams = []
     for blind in (False, True):
         player = make_player(logdir)
-        player._source = Blind(player._source)
+        player._env = Blind(player._env)
         press(player, "", 3)
         press(player, "i")
-        player._source.blind = blind
-        before, pictures = len(player._source.actions), []
+        player._env.blind = blind
+        before, pictures = len(player._env.actions), []
         for _ in range(8):
             press(player, "", 1)
             pictures.append(player.reading.images[0])
         dreams.append(np.stack(pictures))
         # The game goes on beside it, with the dream's actions.
-        assert len(player._source.actions) == before + 8
-        assert (player._source.actions[-1] == player.action).all()
+        assert len(player._env.actions) == before + 8
+        assert (player._env.actions[-1] == player.action).all()
         assert cells(player)["KL"] == "-"
     assert (dreams[0] == dreams[1]).all()
     assert len(np.unique(dreams[0], axis=0)) == 8
@@ -131,8 +129,8 @@ def test_what_the_real_game_shows_does_reach_the_model_outside_of_dreams(logdir)
     logits = []
     for blind in (False, True):
         player = make_player(logdir)
-        player._source = Blind(player._source)
-        player._source.blind = blind
+        player._env = Blind(player._env)
+        player._env.blind = blind
         press(player, "", 3)
         logits.append(player.state["logit"])
     assert not torch.equal(*logits)
@@ -330,10 +328,10 @@ def test_a_stored_episode_takes_the_place_of_an_environment(logdir, monkeypatch)
     assert "The package crafter is missing: install it. Until then" in result.out
     assert "in control episode" not in result.out.splitlines()[-1]
     player = make_player(logdir)
-    assert isinstance(player._source, EpisodeSource)
+    assert isinstance(player._env, StoredEpisode)
     press(player, "", 3)
     assert cells(player)["in control"] == "episode"
-    assert (player.action == player._source._episode["action"][3]).all()
+    assert (player.action == player._env._episode["action"][3]).all()
     press(player, "i", 4)
     assert player.parted and player.dream_step == 4
 

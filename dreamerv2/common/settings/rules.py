@@ -5,7 +5,7 @@ import importlib.resources
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,6 @@ from dreamerv2.common.episodes.minari import is_minari
 from dreamerv2.common.errors import UsageError
 
 PATHS = ("logdir", "load", "offline")
-
-CONFLICTS: dict[str, Callable[[Config], bool]] = {
-    "--render_size takes two numbers, the height and the width.": lambda c: (
-        len(c.render_size) != 2
-    ),
-    "--async_training True lets updates go on beside environments, and with --offline "
-    "there are none: leave one of the two out.": lambda c: (
-        c.async_training and c.offline
-    ),
-    "--load_parts says what to take from the run that --load names, and there is none: "
-    "add --load, or leave it out.": lambda c: c.load_parts != ("all",) and not c.load,
-    "--disag_action_next True says which action the ensemble is told, and with "
-    "--disag_action_cond False it is told none: leave one of the two out.": lambda c: (
-        c.disag_action_next and not c.disag_action_cond
-    ),
-}
-"""What no run can work with -> whether a config has it."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +42,19 @@ class Rule:
     def check(self, key: str, value: Leaf) -> None:
         """Raise UsageError if the value, or an element of it, is not allowed."""
         for element in value if isinstance(value, tuple) else (value,):
-            if (reason := self._refusal(element)) is not None:
-                shown = f"'{element}'" if isinstance(element, str) else element
+            shown, reason = element, ""
+            if not isinstance(element, str):
+                fits = self.least <= element <= self.most
+            else:
+                shown, fits = f"'{element}'", not self.names or element in self.names
+            try:
+                re.compile(element if self.pattern else "")
+            except re.error as error:
+                fits, reason = False, f" ({error}): '.*' takes every key and '$^' none"
+            if not fits:
                 raise UsageError(
                     f"--{key} is {shown}; it must be {self.allowed()}{reason}."
                 )
-
-    def _refusal(self, value: Any) -> str | None:
-        """Return None for an allowed value, else what there is to say about it."""
-        if not isinstance(value, str):
-            return None if self.least <= value <= self.most else ""
-        if self.names:
-            return None if value in self.names else ""
-        try:
-            re.compile(value if self.pattern else "")
-        except re.error as error:
-            return f" ({error}): '.*' takes every key and '$^' none"
-        return None
 
 
 @functools.cache
@@ -97,9 +76,23 @@ def checked(config: Config) -> Config:
     UsageError for values of the right type with which no run can work."""
     for key, value in config.flat.items():
         rule_of(key).check(key, value)
-    for sentence, conflict in CONFLICTS.items():
-        if conflict(config):
-            raise UsageError(sentence)
+    if len(config.render_size) != 2:
+        raise UsageError("--render_size takes two numbers, the height and the width.")
+    if config.async_training and config.offline:
+        raise UsageError(
+            "--async_training True lets updates go on beside environments, and with "
+            "--offline there are none: leave one of the two out."
+        )
+    if config.load_parts != ("all",) and not config.load:
+        raise UsageError(
+            "--load_parts says what to take from the run that --load names, and there "
+            "is none: add --load, or leave it out."
+        )
+    if config.disag_action_next and not config.disag_action_cond:
+        raise UsageError(
+            "--disag_action_next True says which action the ensemble is told, and with "
+            "--disag_action_cond False it is told none: leave one of the two out."
+        )
     paths = {key: os.path.expanduser(config[key]) for key in PATHS if config[key]}
     if is_minari(config.offline):
         del paths["offline"]
