@@ -39,17 +39,8 @@ from dreamerv2.running.seeds import derive_seed
 from dreamerv2.running.signals import Stopped, StopSignals
 from dreamerv2.train import Trainer
 
-__all__ = [
-    "Player",
-    "RunFailed",
-    "UsageError",
-    "defaults",
-    "export",
-    "load",
-    "presets",
-    "push",
-    "train",
-]
+__all__ = ["Player", "RunFailed", "UsageError", "defaults", "export", "load"]
+__all__ += ["presets", "push", "train"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

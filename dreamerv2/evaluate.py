@@ -84,10 +84,8 @@ def evaluate(
 ) -> tuple[list[float], list[int]]:
     """Play whole episodes; return returns and lengths. `videos` gets the images. All
     environments play as many, up to one, so that short ones count no more than long."""
-    config = trained.config.update(
-        {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}
-    )
-    count = min(envs, episodes)
+    changes = {"jit": False, "device": device, "seed": seed, "load": "", "offline": ""}
+    config, count = trained.config.update(changes), min(envs, episodes)
     made: list[Any] = []
     with ExitStack() as stack:
         for index in range(count):
@@ -101,26 +99,20 @@ def evaluate(
         with progress("Evaluate", total=episodes, unit="episodes") as bar:
 
             def finished(episode: dict[str, np.ndarray], worker: int) -> None:
-                if videos:
-                    _keep_pictures(videos / f"{len(returns)}.npz", episode)
+                images = [key for key, x in episode.items() if x.ndim == 4]
+                if videos and images:
+                    video = episode["image" if "image" in images else images[0]]
+                    np.savez_compressed(videos / f"{len(returns)}.npz", video=video)
                 returns.append(float(episode["reward"].astype(np.float64).sum()))
                 lengths.append(len(episode["reward"]) - 1)
                 bar.advance(1)
 
             policy = functools.partial(agent.policy, mode="eval")
             each, rest = divmod(episodes, count)
-            for part, number in ((made, each), (made[:rest], min(rest, 1))):
-                if number:
-                    driver = Driver(part)
-                    driver.on_episode(finished)
-                    driver(policy, episodes_per_env=number)
+            driver = Driver(made)
+            driver.on_episode(finished)
+            driver(policy, episodes_per_env=[each + (i < rest) for i in range(count)])
     return returns, lengths
-
-
-def _keep_pictures(path: Path, episode: dict[str, np.ndarray]) -> None:
-    if images := [key for key, value in episode.items() if value.ndim == 4]:
-        key = "image" if "image" in images else images[0]
-        np.savez_compressed(path, video=episode[key])
 
 
 def summarize(

@@ -190,8 +190,11 @@ class Trainer:
                     self.checkpoint.save()
                     self.play.saved()
                 before = int(step)
-                if config.offline:
-                    self.learn_offline()
+                if config.offline:  # An update counts as a step.
+                    step.increment()
+                    self.update()
+                    if self.when["log"](step):
+                        self.log_metrics()
                 else:
                     self.play(self.train_policy, steps=1)
                 bar.advance(int(step) - before)
@@ -248,13 +251,6 @@ class Trainer:
         if self.when["train"](self.step):
             for _ in range(self.config.train_steps):
                 self.update()
-        if self.when["log"](self.step):
-            self.log_metrics()
-
-    def learn_offline(self) -> None:
-        """Learn from recorded episodes; an update counts as a step."""
-        self.step.increment()
-        self.update()
         if self.when["log"](self.step):
             self.log_metrics()
 

@@ -23,11 +23,9 @@ class Counter:
         self._value += int(amount)
 
     def state_dict(self) -> dict[str, int]:
-        """Return what load_state_dict needs to go on from here."""
         return {"value": self._value}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take the count from what state_dict returned."""
         self._value = int(state["value"])
 
     def __int__(self) -> int:

@@ -44,14 +44,9 @@ class Precision:
     and float32 on a CPU; ``float64`` puts everything into float64. With `cache`, 16-bit
     copies of weights are kept for a context, until another thread leaves one."""
 
-    NAMES = {
-        "32": torch.float32,
-        "float32": torch.float32,
-        "64": torch.float64,
-        "float64": torch.float64,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }
+    NAMES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    NAMES |= dict.fromkeys(("32", "float32"), torch.float32)
+    NAMES |= dict.fromkeys(("64", "float64"), torch.float64)
 
     def __init__(self, name: str, device: torch.device, cache: bool = True):
         self._device, self._cache = device, cache

@@ -29,7 +29,6 @@ class Every:
         return bool(self._every) and (self._due is None or int(step) >= self._due)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what load_state_dict needs to go on from here."""
         return {"every": self._every, "due": self._due}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -106,8 +106,8 @@ class Stepper:
         return draws, self._noise("member", "uniform", ())
 
     def _tensor(self, action: np.ndarray) -> Tensor:
-        dtype = self._agent.precision.param
-        return torch.as_tensor(action, device=self._agent.device).to(dtype)
+        agent = self._agent
+        return torch.as_tensor(action, dtype=agent.precision.param, device=agent.device)
 
 
 def _host(x: Tensor) -> np.ndarray:

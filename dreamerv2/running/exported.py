@@ -82,9 +82,8 @@ class ExportedAgent:
         critic = {k: v for k, v in self.weights.items() if k.startswith("critic/")}
         params = self.weights | {f"target_{k}": v for k, v in critic.items()}
         if "all" not in parts:
-            acts = "actor_critic" in parts
-            both = {True: acts, False: "world_model" in parts}
-            params = {k: v for k, v in params.items() if both[k.startswith(ACTS)]}
+            wanted = {True: "actor_critic" in parts, False: "world_model" in parts}
+            params = {k: v for k, v in params.items() if wanted[k.startswith(ACTS)]}
         load_reference(agent, to_reference(agent) | params)
 
 

@@ -99,7 +99,6 @@ class Learner:
         return {**state, "metrics": self._means.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what state_dict returned."""
         state = {k: v for k, v in state.items() if k != "acting"}
         self._means.load_state_dict(state.pop("metrics"))
         self.agent.load_state_dict(state)

@@ -92,20 +92,30 @@ def _is_learned(key: str) -> bool:
 
 
 def load_weights(agent: Agent, logdir: str | Path, parts: Sequence[str]) -> None:
-    """Start an agent from the networks and reward norms of the one in another run, and
-    say so. `parts` are of `PARTS`, or `all`: what both agents have. UsageError for
-    networks of another shape names the settings that differ, and changes nothing."""
+    """Start an agent from the networks and reward norms of another run's, and say so.
+    `parts` are of `PARTS`, or `all`: what both have. UsageError for others."""
     logdir = Path(logdir).expanduser()
     saved = read_agent(logdir, agent.device)
     explores = set(agent.expl_behavior.parts)
     alike = explores and explores == set(saved.get("expl_behavior", {}))
-    every = [name for name in PARTS if alike or name != "exploration"]
-    wanted = {*parts, *(every if "all" in parts else ())}
+    both = [name for name in PARTS if alike or name != "exploration"]
+    wanted = [*parts, *both] if "all" in parts else parts
     chosen = [name for name in PARTS if name in wanted]
     try:
         copy_weights(agent, saved, chosen, logdir)
     except Misfit as error:
-        raise _other_shape(agent, logdir, error) from error
+        path = logdir / "config.yaml"
+        differ = changes(Config.read(path), agent.config) if path.is_file() else {}
+        listed = ", ".join(
+            f"{key} {old} rather than {new}"
+            for key, (old, new) in differ.items()
+            if rule_of(key).fixed == "networks"
+        )
+        advice = f"it has {listed}" if listed else "its spaces are others"
+        raise UsageError(
+            f"{error.where} does not fit this configuration, with {error.found}; "
+            f"{advice}: use its settings, or another --load."
+        ) from error
     print(f"Loaded the weights of {' and '.join(chosen)} from {logdir}.")
 
 
@@ -128,18 +138,3 @@ def _weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a state's tensors, but for optimizers and counters, by dotted names."""
     left_out = re.compile(r"(^|[._])(opt|updates)(\.|$)")
     return {k: x for k, x in named_tensors(state).items() if not left_out.search(k)}
-
-
-def _other_shape(agent: Agent, logdir: Path, error: Misfit) -> UsageError:
-    path = logdir / "config.yaml"
-    differ = changes(Config.read(path), agent.config) if path.is_file() else {}
-    listed = ", ".join(
-        f"{key} {old} rather than {new}"
-        for key, (old, new) in differ.items()
-        if rule_of(key).fixed == "networks"
-    )
-    advice = f"it has {listed}" if listed else "its spaces are others"
-    return UsageError(
-        f"{error.where} does not fit this configuration, with {error.found}; {advice}: "
-        "use its settings, or another --load."
-    )

@@ -49,7 +49,6 @@ class ProcessRandom:
         torch.manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all generators."""
         states = {
             "python": random.getstate(),
             "numpy": np.random.get_state(),
