@@ -567,13 +567,9 @@ class ActorCritic(torchutils.Module):
         discount   d0    d1   ...  dH-1
         value      v0    v1   ...  vH-1    vH = bootstrap
         target     R0    R1   ...  RH-1"""
-        return lambda_return(
-            seq["reward"][:-1],
-            seq["value"][:-1],
-            seq["discount"][:-1],
-            bootstrap=seq["value"][-1],
-            lambda_=self.config.discount_lambda,
-        )
+        reward, value, discount = (seq[k][:-1] for k in ("reward", "value", "discount"))
+        bootstrap, lambda_ = seq["value"][-1], self.config.discount_lambda
+        return lambda_return(reward, value, discount, bootstrap, lambda_)
 
     def actor_loss(
         self, seq: Dream, noise: NoiseFn, step: Tensor
