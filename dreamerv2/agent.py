@@ -100,7 +100,8 @@ class Agent(torchutils.Module):
     ) -> tuple[dict[str, np.ndarray], tuple]:
         """Return {"action": (N, A) float32} for observations (N, ...), maybe with
         latents (N, L), and the state for the next call, forgotten where is_first.
-        ``train`` samples the task's actor, ``explore`` another's, ``eval`` the mode."""
+        ``train`` samples the task's actor, ``explore`` that of exploration, ``eval``
+        takes the task's mode."""
         if mode not in ("train", "explore", "eval"):
             raise ValueError(f"mode must be train, explore or eval, not '{mode}'.")
         if state is None:

@@ -57,25 +57,21 @@ class Config(Mapping):
     def _nest(cls, flat: Mapping[str, Leaf]) -> dict[str, Any]:
         """Group dotted keys by their first part, each group becoming a Config."""
         nested: dict[str, Any] = {}
-        groups: dict[str, dict[str, Leaf]] = {}
         for key, value in flat.items():
             head, _, rest = key.partition(".")
             if hasattr(cls, head):
                 raise UsageError(
                     f"Config key {key!r} hides Config's own {head!r}; rename it."
                 )
-            if rest:
-                groups.setdefault(head, {})[rest] = value
-                nested.setdefault(head, None)
-            else:
-                nested[head] = value
-        for head, group in groups.items():
-            if nested[head] is not None:
+            if rest and head in flat:
                 raise UsageError(
                     f"Config key {head!r} is both a value and a group; remove one."
                 )
-            nested[head] = cls(group)
-        return nested
+            if rest:
+                nested.setdefault(head, {})[rest] = value
+            else:
+                nested[head] = value
+        return {k: cls(x) if isinstance(x, dict) else x for k, x in nested.items()}
 
     @property
     def flat(self) -> dict[str, Leaf]:

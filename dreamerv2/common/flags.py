@@ -43,7 +43,7 @@ class OptionParser(argparse.ArgumentParser):
 
 class Flags:
     """Turns arguments into an updated copy of a config: `--key value`, `--key=value`,
-    `--list a b`, `--list a,b`, `--pattern value`. Later flags win. All up to the next
+    `--list a b`, `--list a,b`, `--REGEX value`. Later flags win. All up to the next
     `--` is a value, negative numbers too. `usage` is the top of --help."""
 
     def __init__(self, config: Mapping, usage: str = "") -> None:

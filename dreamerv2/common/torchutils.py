@@ -19,21 +19,17 @@ def resolve_device(name: str) -> torch.device:
     """Return the device that a config names; UsageError for one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
+    if not re.fullmatch(r"(cpu|cuda)(:\d\d?)?", name):
         raise UsageError(
             f"Unknown device '{name}': expected auto, cpu, cuda or cuda:N."
-        ) from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UsageError(
-                f"Device '{name}' was asked for, but PyTorch sees {count} CUDA GPUs: "
-                "pass --device cpu, or install a CUDA build of PyTorch and its driver."
-            )
-    elif device.type != "cpu":
-        raise UsageError(f"Device '{name}' is not supported: use cpu or cuda.")
+        )
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(
+            f"Device '{name}' was asked for, but PyTorch sees {count} CUDA GPUs: "
+            "pass --device cpu, or install a CUDA build of PyTorch and its driver."
+        )
     return device
 
 

@@ -135,9 +135,8 @@ class DreamPlayer(KeyPlayer):
         self._observe(False)
 
     def _observe(self, is_first: bool) -> None:
-        self.state, self.kl = self._stepper.observe(
-            self.state, self.action, self.obs, is_first
-        )
+        seen = self.state, self.action, self.obs
+        self.state, self.kl = self._stepper.observe(*seen, is_first)
 
     def _read(self) -> None:
         self.reading = self._stepper.read(self.dream if self.dreaming else self.state)

@@ -21,9 +21,6 @@ SHARED = {
     "scale": (5, "screen pixels for each pixel of a picture"),
 }
 
-# What a suite is trained with, where no --configs says so.
-SUITE_PRESETS = {"atari": "atari", "crafter": "crafter"}
-
 
 def run_player(
     name: str,
@@ -68,15 +65,16 @@ def run_config(argv: Sequence[str]) -> Config:
     """Return the config of a run, uncompiled: it begins with --configs, else the
     logdir's config.yaml, else the task's preset."""
     presets = load_presets()
-    if any(a.partition("=")[0] == "--configs" for a in argv):
-        return uncompiled(parse_config(argv, presets))
-    defaults = Config(presets["defaults"])
-    rough, _ = Flags(defaults).parse_known(argv)
-    saved = Path(rough.logdir).expanduser() / "config.yaml"
-    if not saved.is_file():
-        preset = SUITE_PRESETS.get(rough.task.partition("_")[0], "defaults")
-        return uncompiled(parse_config(["--configs", preset, *argv], presets))
-    return uncompiled(Flags(defaults.fitted(Config.read(saved))).parse(argv))
+    if not any(a.partition("=")[0] == "--configs" for a in argv):
+        defaults = Config(presets["defaults"])
+        rough, _ = Flags(defaults).parse_known(argv)
+        saved = Path(rough.logdir).expanduser() / "config.yaml"
+        if saved.is_file():
+            return uncompiled(Flags(defaults.fitted(Config.read(saved))).parse(argv))
+        suite = rough.task.partition("_")[0]
+        preset = suite if suite in ("atari", "crafter") else "defaults"
+        argv = ["--configs", preset, *argv]
+    return uncompiled(parse_config(argv, presets))
 
 
 def uncompiled(config: Config) -> Config:

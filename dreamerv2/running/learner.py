@@ -111,7 +111,8 @@ class BackgroundLearner(Learner):
     """Updates in a thread of their own; a copy of the agent acts meanwhile.
 
     The main thread may touch what `learn` changes after `join` and before the next
-    `train`. `seen`, the agent's count, is the `step` of the `train` of an update."""
+    `train`. `seen` is the agent's count: what `step` was at the `train` of an
+    update."""
 
     def __init__(
         self, agent: Agent, seen: Counter, step: Counter, timer: Timer, folder: Path

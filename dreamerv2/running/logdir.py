@@ -34,7 +34,7 @@ OTHER = {
 class Logdir:
     """config.logdir, made, locked (by flock), and compared with the run that it holds,
     by the first rank; `own` is for what each rank has of its own. UsageError for a bad
-    logdir, or a config with which the run cannot go on. `begin` is the first change."""
+    logdir, or a config with which the run cannot go on. Only `begin` changes files."""
 
     def __init__(self, config: Config, ranks: Ranks = ALONE):
         if config.logdir in ("", os.devnull):

@@ -332,7 +332,7 @@ def test_precision_16_on_a_cpu_computes_in_float32():
 def test_unknown_devices_are_errors_that_say_what_is_known():
     with pytest.raises(UsageError, match="device 'gpu': expected auto, cpu, cuda"):
         resolve_device("gpu")
-    with pytest.raises(UsageError, match="'meta' is not supported: use cpu or cuda"):
+    with pytest.raises(UsageError, match="device 'meta': expected auto, cpu, cuda"):
         resolve_device("meta")
     with pytest.raises(UsageError, match="'cuda:99' was asked for.*--device cpu"):
         resolve_device("cuda:99")
