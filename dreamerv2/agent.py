@@ -202,7 +202,7 @@ class Agent(torchutils.Module):
     @torch.no_grad()
     def report(self, data: Data) -> dict[str, np.ndarray]:
         """Make open-loop videos of every image key: ``openl_KEY`` (T, 3*H, 6*W, C)."""
-        data = self.to_device(data)
+        data = self.to_device(_unlogged(data))
         noise = scoped(self.eval_noise, "report")
         with self.precision.context():
             return {
@@ -213,7 +213,7 @@ class Agent(torchutils.Module):
     @torch.no_grad()
     def report_vectors(self, data: Data) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return the open loop of every vector key: (truth, model), each (6, T, D)."""
-        data = self.to_device(data)
+        data = self.to_device(_unlogged(data))
         noise = scoped(self.eval_noise, "report")
         found = {}
         with self.precision.context():
@@ -449,7 +449,7 @@ class WorldModel(torchutils.Module):
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn raw batches into inputs: images in [-0.5, 0.5], rewards clipped."""
         dtype = self._precision.param
-        obs = {k: v if _is_log(k) else self._numeric(k, v) for k, v in obs.items()}
+        obs = {key: self._numeric(key, value) for key, value in obs.items()}
         obs["reward"] = self._clip_rewards(obs["reward"])
         terminal = obs["is_terminal"].to(dtype)
         obs["discount"] = (1 - terminal) * self.config.discount
@@ -664,10 +664,5 @@ def resolve_auto(config: Config, discrete: bool) -> dict[str, str]:
 
 
 def _unlogged(data: Data) -> dict[str, Any]:
-    """Leave out what networks may not see."""
-    return {key: value for key, value in data.items() if not _is_log(key)}
-
-
-def _is_log(key: str) -> bool:
-    """Check for keys that are logged and never reach the networks."""
-    return key.startswith("log_")
+    """Leave out what is logged and never reaches the networks."""
+    return {key: x for key, x in data.items() if not key.startswith("log_")}

@@ -150,9 +150,8 @@ class KeyPlayer(ABC):
 
 def screen_of(env: Any) -> np.ndarray | None:
     """Return the real screen (H, W, C) uint8; None where there is none."""
-    picture = env.render() if hasattr(env, "render") else None
-    picture = None if picture is None else np.asarray(picture)
-    return picture if np.ndim(picture) == 3 and np.size(picture) else None
+    picture = np.asarray(env.render() if hasattr(env, "render") else None)
+    return picture if picture.ndim == 3 and picture.size else None
 
 
 def screen_aspect(screen: np.ndarray | None) -> float:

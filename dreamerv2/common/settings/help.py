@@ -49,8 +49,8 @@ def _entry(key: str, config: Config) -> list[str]:
 
 
 def meaning(key: str) -> str:
-    """Return the comment of a key in configs.yaml, else of those that share its row of
-    keys.yaml, else nothing."""
+    """Return a key's comment in configs.yaml, or of one that shares its keys.yaml
+    row."""
     _, comments = _read_comments()
     if key in comments:
         return comments[key]
