@@ -111,8 +111,7 @@ class BackgroundLearner(Learner):
     """Updates in a thread of their own; a copy of the agent acts meanwhile.
 
     The main thread may touch what `learn` changes after `join` and before the next
-    `train`. `seen` is the agent's count: what `step` was at the `train` of an
-    update."""
+    `train`. `seen`, the agent's count, is what `step` was when `train` was called."""
 
     def __init__(
         self, agent: Agent, seen: Counter, step: Counter, timer: Timer, folder: Path
@@ -141,8 +140,8 @@ class BackgroundLearner(Learner):
         return self._copy
 
     def train(self, batch: Batch) -> None:
-        """Have an update made on this batch, after those before it; a copy that has
-        acted by its weights waits for these, and gets new ones."""
+        """Have an update made on this batch, after those before it. If the copy has
+        acted since it got its weights, waits for these and gives it new ones."""
         with self._timer("update"):
             if self._acted:
                 self._refresh()

@@ -93,7 +93,7 @@ def _is_learned(key: str) -> bool:
 
 def load_weights(agent: Agent, logdir: str | Path, parts: Sequence[str]) -> None:
     """Start an agent from the networks and reward norms of another run's, and say so.
-    `parts` are of `PARTS`, or `all`: what both have. UsageError for others."""
+    `parts` are of `PARTS`, or `all`: what both have. UsageError names what misfits."""
     logdir = Path(logdir).expanduser()
     saved = read_agent(logdir, agent.device)
     explores = set(agent.expl_behavior.parts)
