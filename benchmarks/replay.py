@@ -41,8 +41,9 @@ from typing import Any
 import numpy as np
 from circumstances import circumstances, make_parser
 
-from dreamerv2.common.episodes.files import Arrays, EpisodeFiles
+from dreamerv2.common.episodes.files import EpisodeFiles
 from dreamerv2.common.episodes.memory import available_memory
+from dreamerv2.common.episodes.npz import Arrays
 from dreamerv2.common.replay import Replay
 
 EPISODE = 1000  # Steps.

@@ -1,16 +1,14 @@
 """Distributions of latents, actions and predictions.
 
-Rather than torch.distributions, for three reasons: samples take the noise as an
-argument, so that all randomness comes from one place (noise.py); nothing waits for the
-device to validate arguments; and they compute what TensorFlow Probability does,
-clipping included.
+Rather than torch.distributions: samples take the noise as an argument, so that all
+randomness comes from one place (noise.py); nothing waits for the device to validate
+arguments; and they compute what TensorFlow Probability does, clipping included.
 
 Each has a batch shape and an event shape, over which ``log_prob`` and ``entropy`` are
-summed, in the dtype of the parameters (float32 of networks). As far as it makes sense
-it has ``noise_kind`` and ``noise_shape``, of what sample() needs; ``sample(noise)``,
-differentiable where the reference's is; and ``mean(noise)``, ``mode(noise)``,
-``entropy(noise)``, whose argument is a noise function (see noise.NoiseFn), which only
-TanhNormalDist needs."""
+summed, in the dtype of the parameters. It has ``noise_kind`` and ``noise_shape``, of
+what sample() needs; ``sample(noise)``, differentiable where the reference's is; and
+``mean(noise)``, ``mode(noise)``, ``entropy(noise)``, whose noise function (see
+noise.NoiseFn) only TanhNormalDist needs."""
 
 import copy
 import math
@@ -178,8 +176,7 @@ class TruncNormalDist:
         # Phi^-1 of 0 or 1 would be infinite, and so would its gradient.
         quantile = (self._cdf_a + noise * self._z).clamp(eps, 1 - eps)
         event = self.loc + self.std * torch.special.ndtri(quantile)
-        low, high = self.LOW + self.CLIP, self.HIGH - self.CLIP
-        clipped = event.detach().clamp(low, high)
+        clipped = event.detach().clamp(self.LOW + self.CLIP, self.HIGH - self.CLIP)
         return event + (clipped - event.detach())
 
     def mode(self, noise: NoiseFn | None = None) -> Tensor:
@@ -205,9 +202,8 @@ def _pdf(x: Tensor) -> Tensor:
 
 
 class TanhNormalDist:
-    """tanh of a normal; the last dimension is the event. Mean, mode and entropy, of no
-    closed form, are estimated from ``samples`` draws named ``tanh_stats``, the mode
-    being, for each batch element, its own most likely draw."""
+    """tanh of a normal; the last dimension is the event. Mean, mode and entropy are
+    estimated from ``samples`` draws; the mode is an element's most likely one."""
 
     noise_kind = "normal"
 

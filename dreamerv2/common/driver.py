@@ -50,7 +50,7 @@ class Driver:
         extra: Mapping[str, np.ndarray] | None = None,
     ):
         self._envs = list(envs)
-        self._replace = replace or _refuse
+        self._replace = replace
         self._timer = timer or (lambda name: contextlib.nullcontext())
         self._extra = dict(extra or {})
         spaces = [env.act_space.items() for env in self._envs]
@@ -119,32 +119,30 @@ class Driver:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all but the environments' own states, between two calls."""
-        return {
-            "obs": [ob and dict(ob) for ob in self._obs],
-            "episodes": [_stack(episode) for episode in self._episodes],
-            "policy": self._state,
-        }
+        obs, episodes = (
+            [ob and dict(ob) for ob in self._obs],
+            map(_stack, self._episodes),
+        )
+        return {"obs": obs, "episodes": list(episodes), "policy": self._state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what state_dict returned, of as many environments."""
         if len(state["obs"]) != len(self._envs):
             raise ValueError(f"The state is of {len(state['obs'])} environments.")
-        self._obs = list(state["obs"])
+        self._obs, self._state = list(state["obs"]), state["policy"]
         self._episodes = [
             {k: [np.array(x) for x in v] for k, v in episode.items()}
             for episode in state["episodes"]
         ]
-        self._state = state["policy"]
 
     def _reset_ended(self, active: list[int]) -> None:
         """Reset the environments that have no observation or whose episode ended."""
-        while ended := [
-            i for i in active if not self._obs[i] or self._obs[i]["is_last"]
-        ]:
+        obs = self._obs
+        while ended := [i for i in active if not obs[i] or obs[i]["is_last"]]:
             with self._timer("env"):
                 observed = self._gather({i: (self._envs[i].reset, ()) for i in ended})
             for i, ob in observed.items():
-                self._obs[i] = ob
+                obs[i] = ob
                 tran = _copy({**ob, **self._no_actions[i]})
                 self._episodes[i] = {
                     key: [value]
@@ -187,17 +185,15 @@ class Driver:
         return list(observed)
 
     def _gather(self, calls: dict[int, tuple[Callable, tuple]]) -> dict[int, Any]:
-        """Start all calls, then wait for those that returned a function to wait with;
-        environments that fail are replaced and left out."""
+        """Start all calls and wait; environments that fail are replaced."""
         results, errors = {}, {}
 
         def attempt(i: int, function: Callable[..., Any], *args: Any) -> None:
             try:
                 results[i] = function(*args)
                 if not callable(results[i]):
-                    _check_finite(
-                        results[i], len(self._episodes[i].get("is_first", ()))
-                    )
+                    step = len(self._episodes[i].get("is_first", ()))
+                    _check_finite(results[i], step)
             except UsageError:
                 raise
             except Exception as error:  # Environments may raise anything.
@@ -210,6 +206,9 @@ class Driver:
             if callable(result):
                 attempt(i, result)
         for i, error in errors.items():
+            if self._replace is None:
+                what = f"Environment {i} failed with {type(error).__name__}: {error}"
+                raise RuntimeError(what) from error
             self._envs[i] = self._replace(i, error)
             self._obs[i], self._episodes[i] = None, {}
         return results
@@ -228,14 +227,6 @@ def _check_finite(obs: dict[str, Any], step: int) -> None:
     """Raise ValueError for a number that is not finite, by its key and step."""
     for key, value in obs.items():
         value = np.asarray(value)
-        if value.dtype.kind == "f" and not key.startswith("log_"):
-            bad = value[~np.isfinite(value)]
-            if bad.size:
-                what = f"its {key!r} is {bad[0]} in step {step} of the episode"
-                raise ValueError(what)
-
-
-def _refuse(index: int, error: Exception) -> Any:
-    """Say which environment it was, without a replacement."""
-    what = f"Environment {index} failed with {type(error).__name__}: {error}"
-    raise RuntimeError(what) from error
+        is_checked = value.dtype.kind == "f" and not key.startswith("log_")
+        if is_checked and (bad := value[~np.isfinite(value)]).size:
+            raise ValueError(f"its {key!r} is {bad[0]} in step {step} of the episode")

@@ -16,7 +16,7 @@ from dreamerv2.common.suites.interface import Env
 from dreamerv2.common.suites.minigrid import MiniGrid
 from dreamerv2.common.suites.parallel import Async as Async
 from dreamerv2.common.suites.retro import Retro
-from dreamerv2.common.suites.spelling import nearest
+from dreamerv2.common.suites.spelling import check_task, nearest
 from dreamerv2.common.suites.toys import ToyCatch, ToyReach
 from dreamerv2.common.suites.wrappers import (
     ActionRepeat,
@@ -33,10 +33,9 @@ OWN = "own"  # The suite of environments that come from Python.
 
 
 def make_env(config: Any, seed: int, train: bool = True) -> Env:
-    """Make the environment of `config.task`, "suite_name", ready for a Driver. Actions
-    are one-hot vectors or lie in [-1, 1]; `config.time_limit` is applied. Equal seeds,
-    in [0, 2**32), give equal episodes and actions of the action space. UsageError for
-    an unknown suite or name, and for a missing optional package."""
+    """Make the environment of `config.task`, "suite_name": with one-hot actions or
+    those in [-1, 1], and `config.time_limit`. Equal seeds, in [0, 2**32), give equal
+    episodes. UsageError for an unknown name and a missing optional package."""
     suite, _, name = config.task.partition("_")
     if suite == OWN:
         raise UsageError(
@@ -71,7 +70,7 @@ def _make_atari(name: str, config: Any, seed: int) -> Env:
 
 
 def _make_toy(name: str, config: Any, seed: int) -> Env:
-    _check_name("toy", name, ("catch", "reach"))
+    check_task("toy", name, ("catch", "reach"))
     if name == "catch":
         env = ToyCatch(seed, size=config.render_size)
     else:
@@ -85,7 +84,7 @@ def _make_dmc(name: str, config: Any, seed: int) -> Env:
 
 
 def _make_crafter(name: str, config: Any, seed: int) -> Env:
-    _check_name("crafter", name, ("reward", "noreward"))
+    check_task("crafter", name, ("reward", "noreward"))
     if config.action_repeat != 1:
         raise UsageError("Crafter holds no action: use --action_repeat 1.")
     return Crafter(name == "reward", config.render_size, seed)
@@ -117,7 +116,7 @@ def _make_gym(name: str, config: Any, seed: int) -> Env:
     try:
         env = RenderImage(env, config.render_size) if render else env
     except gymnasium.error.DependencyNotInstalled as error:
-        raise _lacks_package(name, error) from error
+        raise UsageError(f"{name} needs a package that is missing: {error}") from error
     except (ValueError, NotImplementedError) as error:
         env.close()
         raise UsageError(
@@ -127,21 +126,11 @@ def _make_gym(name: str, config: Any, seed: int) -> Env:
     return ResizeImage(env, config.render_size)
 
 
-def _check_name(suite: str, name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        near = nearest(name, names, 1)
-        raise UsageError(f"Unknown task {suite}_{name}: did you mean {suite}_{near}?")
-
-
-def _lacks_package(name: str, error: Exception) -> UsageError:
-    return UsageError(f"{name} needs a package that is missing: {error}")
-
-
 def _gym_made(name: str, **options: Any) -> gymnasium.Env:
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise _lacks_package(name, error) from error
+        raise UsageError(f"{name} needs a package that is missing: {error}") from error
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         near = nearest(name, gymnasium.registry, 3)
         raise UsageError(

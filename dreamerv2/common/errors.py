@@ -12,8 +12,7 @@ class UsageError(Exception):
 
 
 class RunFailed(Exception):
-    """A run cannot go on, through no fault of how it was started; exit code 1. The
-    message is one sentence: what went wrong, what is kept, what to do."""
+    """A run cannot go on, through no fault of how it was started; exit code 1."""
 
 
 class WorkerFailed(RuntimeError):
@@ -45,8 +44,7 @@ class Misfit(UsageError):
 
 def match_state(expected: Mapping, found: Mapping, where: str) -> None:
     """Check that two mappings have the same names, and tensors of the same shapes.
-    Misfit otherwise, which begins with `where`: what `found` is, such as
-    "variables.pt: model"."""
+    Misfit otherwise, which begins with `where`, such as "variables.pt: model"."""
     both = [(k, _shape(found[k]), _shape(expected[k])) for k in expected if k in found]
     kinds = {
         "missing": map(str, set(expected) - set(found)),

@@ -1,6 +1,4 @@
-"""Files that appear whole or not at all: the one way in which this project writes.
-
-Free of torch, for processes of environments."""
+"""Files that appear whole or not at all, the one way to write here; free of torch."""
 
 import contextlib
 import errno
@@ -13,10 +11,9 @@ from dreamerv2.common.errors import UsageError
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Have `write` fill a file that appears at `path` once it is whole, or never. A
-    temporary file in the same folder reaches the disk and is then renamed; one that a
-    killed process left is removed by the next call. UsageError if the file cannot be
-    written; the one before is untouched."""
+    """Have `write` fill a file that appears at `path` once it is whole, or never: one
+    beside it reaches the disk and is then renamed; the next call removes what was left
+    of it. UsageError, and the file before untouched, if that fails."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -30,8 +30,7 @@ VIDEO_STEPS = 1000  # A longer GIF is slow to open and shows no more.
 
 
 class Logger:
-    """Gathers metrics and hands them to its outputs, with steps in frames: the policy
-    steps that `step` counts, times `multiplier` (the action repeat)."""
+    """Gathers metrics for its outputs, by frames: `step` times `multiplier`."""
 
     def __init__(
         self, step: SupportsInt, outputs: Iterable[Output], multiplier: int = 1
@@ -49,8 +48,7 @@ class Logger:
         return int(self._step) * self._multiplier
 
     def add(self, mapping: Mapping[str, Any], prefix: str | None = None) -> None:
-        """Add several values, each by its number of dimensions: 0 is a scalar, 2 or 3
-        an image, 4 or 5 a video; ValueError for others. A prefix gets an underscore."""
+        """Add scalars, images and videos, told by their dimensions; or ValueError."""
         image, video = self.image, self.video
         kinds = {0: self.scalar, 2: image, 3: image, 4: video, 5: video}
         for name, value in mapping.items():
@@ -64,9 +62,8 @@ class Logger:
             kinds[len(shape)](name, value)
 
     def scalar(self, name: str, value: Any) -> None:
-        """Add a number, or an array or tensor of shape (); ValueError otherwise.
-        Several of one name are averaged. A tensor stays where it is until `write`, so
-        its memory must not be overwritten before (clone what a CUDA graph puts out)."""
+        """Add a number, or an array or tensor () that must not be overwritten before
+        `write`; several of one name are averaged. ValueError otherwise."""
         is_tensor = isinstance(value, torch.Tensor)
         shape = tuple(np.shape(value))
         if shape or not (is_tensor or np.asarray(value).dtype.kind in "biuf"):
@@ -93,8 +90,7 @@ class Logger:
         self._latest[name] = as_video, value
 
     def write(self, fps: bool = False) -> None:
-        """Give everything since the last call to the outputs, at the current step, with
-        `fps` also the frames per second since the last one, or the start."""
+        """Give all since the last call to the outputs, with `fps` also their rate."""
         if fps:
             elapsed = max(time.monotonic() - self._last_time, 1e-9)
             self.scalar("fps", (self.frames - self._last_frames) / elapsed)
@@ -128,8 +124,7 @@ def add_episode(
     config: Mapping[str, Any],
     video: bool,
 ) -> None:
-    """Log `{mode}_return`, length, log_keys_*, and perhaps videos of an episode, arrays
-    (T, ...) whose index 0 is the reset."""
+    """Log the returns and log_keys_* of an episode, arrays (T, ...), and videos."""
     logger.scalar(f"{mode}_return", float(ep["reward"].astype("f8").sum()))
     logger.scalar(f"{mode}_length", len(ep["reward"]) - 1)
     for kind, reduce in (("sum", np.sum), ("mean", np.mean), ("max", np.max)):
@@ -143,8 +138,7 @@ def add_episode(
 
 
 class TerminalOutput:
-    """Gives the scalars in one line, `[  10000] actor_ent 1.79 / fps 812`, to `write`,
-    which by default prints it, above a progress bar if one shows."""
+    """Gives the scalars to `write` as a line, `[ 10000] actor_ent 1.79 / fps 812`."""
 
     def __init__(self, write: Callable[[str], None] | None = None):
         self._write = write or (lambda line: print(line, flush=True))
@@ -158,10 +152,9 @@ class TerminalOutput:
 
 
 class JSONLOutput:
-    """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line. NaN
-    and infinity, which JSON lacks, become null. Opening the file repairs a last line
-    that was cut by a kill or a full disk; `warn` takes a sentence when something had to
-    be removed. UsageError if the folder cannot be made or written to."""
+    """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line; NaN
+    and infinity become null. Opening the file repairs a last line that was cut; `warn`
+    takes a sentence about what was removed. UsageError if it cannot be written."""
 
     def __init__(
         self, logdir: str | os.PathLike, warn: Callable[[str], None] | None = None
@@ -195,9 +188,8 @@ class JSONLOutput:
         self.truncate_after(sys.maxsize, state["size"])
 
     def truncate_after(self, step: int, size: int | None = None) -> int:
-        """Drop the lines of later steps (in frames), as a run resumes; return how many.
-        So are lines that are no JSON, and those beyond the `size` that the file had at
-        the checkpoint: they are of an evaluation that is made again."""
+        """Drop the lines of later steps (in frames), of no JSON, and beyond the `size`
+        that the file had at the checkpoint; return how many."""
         content = self.path.read_bytes()
         if size is None or size and content[size - 1 : size] != b"\n":
             size = len(content)

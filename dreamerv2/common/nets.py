@@ -30,8 +30,7 @@ def select_keys(shapes: Shapes, pattern: str, dims: int) -> list[str]:
 
 class _DenseStack(nn.Module):
     """Linear maps, each with a norm and an activation: a base class, so that they lie
-    in the network itself by the reference's names, ``dense0``, ``norm0`` or
-    ``densenorm0``."""
+    in the network by the reference's names, ``dense0``, ``norm0`` or ``densenorm0``."""
 
     norm_name = "norm"
 
@@ -136,11 +135,10 @@ class Encoder(_Coder):
                     f"{image[0]}x{image[1]}: layer {i} sees {height}x{width} and "
                     f"has a kernel of {kernel}; use {conv.kernel_flags(*image)}."
                 )
-            size = depth * 2**i
-            self.add_module(f"conv{i}", nn.Conv2d(channels, size, kernel, stride=2))
-            self.add_module(f"convnorm{i}", NormLayer(norm, size))
+            before, channels = channels, depth * 2**i
+            self.add_module(f"conv{i}", nn.Conv2d(before, channels, kernel, stride=2))
+            self.add_module(f"convnorm{i}", NormLayer(norm, channels))
             height, width = (height - kernel) // 2 + 1, (width - kernel) // 2 + 1
-            channels = size
         return height * width * channels
 
     def forward(self, data: dict[str, Tensor]) -> Tensor:
@@ -221,10 +219,8 @@ class Decoder(_Coder):
     def forward(self, features: Tensor) -> dict[str, dists.Dist]:
         """Features (..., F) -> key -> distribution with batch shape (...)."""
         outputs = self._images(features) if self.cnn_keys else {}
-        if self.mlp_keys:
-            x = self._dense(features)
-            for key in self.mlp_keys:
-                outputs[key] = getattr(self, f"dense_{key}")(x)
+        x = self._dense(features) if self.mlp_keys else None
+        outputs.update((key, getattr(self, f"dense_{key}")(x)) for key in self.mlp_keys)
         return outputs
 
     def _images(self, features: Tensor) -> dict[str, dists.Dist]:
@@ -245,8 +241,7 @@ class Decoder(_Coder):
 
 
 class MLP(_DenseStack):
-    """``layers`` x (linear, norm, activation), then a distribution of event shape
-    `shape`, () for a scalar (DistLayer)."""
+    """``layers`` x (linear, norm, activation), then a distribution of event `shape`."""
 
     def __init__(
         self,
@@ -266,6 +261,5 @@ class MLP(_DenseStack):
         self.out = DistLayer(size, shape, dist, min_std)
 
     def forward(self, features: Tensor, ones: Ones | None = None) -> dists.Dist:
-        """Features (..., inputs) -> distribution with batch shape (...); `ones`: where
-        the latents are one that they begin with, see onehot.py."""
+        """Features (..., inputs) -> distribution (...); `ones`: see onehot.py."""
         return self.out(self._dense(features, ones))

@@ -17,8 +17,7 @@ from dreamerv2.common.torchutils import Module
 
 
 class RandomAgent:
-    """Uniformly random actions, which fill the replay before training: one-hot for a
-    discrete space, else within the bounds, standard normal where there are none."""
+    """Uniformly random actions: one-hot, or within the bounds, else standard normal."""
 
     def __init__(self, act_space: Mapping[str, Any], seed: int = 0):
         self._space = act_space["action"]
@@ -98,8 +97,7 @@ def schedule(text: str | float, step: Tensor) -> Tensor:
 
 
 def parse_schedule(text: str | float) -> tuple[str, list[float]]:
-    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0]); UsageError for what is
-    no schedule."""
+    """``linear(1,0.1,1000)`` -> ("linear", [1.0, 0.1, 1000.0]); or UsageError."""
     with suppress(ValueError):
         return "constant", [float(text)]
     match = re.fullmatch(r"(\w+)\((.*)\)", str(text).replace(" ", ""))
@@ -180,8 +178,7 @@ class StreamNorm(Module):
 
 class RunningMeans:
     """Means of metrics over many updates, on their device: one vector of sums, since
-    thousands of tiny tensors would keep memory from being reused. Only means()
-    waits."""
+    thousands of tiny tensors would keep memory from being reused. means() waits."""
 
     def __init__(self) -> None:
         self._names: list[str] = []

@@ -22,14 +22,8 @@ import numpy as np
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import run_command
-from dreamerv2.common.plots import figure, scores
-from dreamerv2.common.plots.curves import (
-    LoggedRun,
-    aggregate,
-    load_runs,
-    make_curve,
-    nice_width,
-)
+from dreamerv2.common.plots import curves, figure, scores
+from dreamerv2.common.plots.curves import LoggedRun
 from dreamerv2.common.plots.options import parse
 
 
@@ -40,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def plot(args: argparse.Namespace) -> list[Path]:
     """Load, aggregate, draw and write; return the files written."""
-    axes, patterns = (args.xaxis, args.yaxis), (args.tasks, args.methods)
-    runs = load_runs(args.indir, *axes, *patterns, args.prefix, args.maxval, _warn)
+    runs = curves.load_runs(args, _warn)
     data = summarize(rename(runs, args.labels, args.xmult), args)
     subdir = (args.indir[0].resolve().name or "root") if args.subdir else ""
     methods = {run.method for run in runs}
@@ -87,7 +80,7 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
 
     `tasks`: per task, `methods` as by `describe`, `published` curves, and `baselines`.
     `stats`: per aggregate, the same with x, y and the tasks in it."""
-    width = nice_width(runs) if args.bins < 0 else args.bins
+    width = curves.nice_width(runs) if args.bins < 0 else args.bins
     baselines = scores.load_baselines() if args.baselines else {}
     drawn = choose_baselines(args.baselines, baselines)
     published = load_published(args.xaxis, args.yaxis, args.xmult, drawn)
@@ -112,9 +105,8 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
 
 
 def describe(runs: Sequence[LoggedRun], width: float, agg: str) -> dict[str, Any]:
-    """Return the numbers of one method on one task: arrays (G,), of which `seeds` is
-    how many have a value, and each seed's values in `runs`."""
-    curve = make_curve(runs, width)
+    """Return the numbers of a method on a task, (G,), and in `runs` of each seed."""
+    curve = curves.make_curve(runs, width)
     middle, low, high = curve.spread(agg if agg != "none" else "mean")
     mean, _, above = curve.spread("std1")
     least, most = np.nanmin(curve.values, 0), np.nanmax(curve.values, 0)
@@ -132,10 +124,9 @@ def over_tasks(
     units: Mapping[str, Mapping[str, float]],
     drawn: Sequence[str],
 ) -> dict[str, Any] | None:
-    """Aggregate methods, published curves and baselines, each over the tasks that it
-    has; None if no method has any."""
+    """Aggregate methods and what is behind them over tasks; None without methods."""
 
-    def curves(kind: str, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def means(kind: str, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         having = {task: x[kind][name] for task, x in tasks.items() if name in x[kind]}
         return {task: (curve["x"], curve["mean"]) for task, curve in having.items()}
 
@@ -145,7 +136,7 @@ def over_tasks(
         panel[kind] = {
             name: dict(zip(("x", "y", "tasks"), found, strict=True))
             for name in names
-            if (found := aggregate(curves(kind, name), stat, units))
+            if (found := curves.aggregate(means(kind, name), stat, units))
         }
     if not panel["methods"]:
         return None
@@ -168,8 +159,7 @@ def over_tasks(
 def default_stats(
     tasks: Sequence[str], units: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
-    """Choose human-normalised aggregates for two or more Atari tasks, plain ones for
-    two or more of DM Control, whose returns are all on one scale."""
+    """Choose aggregates for two or more tasks of Atari or of DM Control."""
     atari = [task for task in tasks if "human_record" in units.get(task, {})]
     control = [task for task in tasks if task.startswith("dmc_")]
     if len(atari) > 1:
@@ -206,8 +196,8 @@ def load_published(
     else:
         return {}
     return {
-        task: {k: {**curve, "x": curve["x"] * xmult} for k, curve in curves.items()}
-        for task, curves in load().items()
+        task: {k: {**curve, "x": curve["x"] * xmult} for k, curve in found.items()}
+        for task, found in load().items()
     }
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamerv2.common.episodes.episode import Episode, convert, stored_keys
-from dreamerv2.common.episodes.files import Arrays
-from dreamerv2.common.episodes.npz import EpisodeLostError, from_bytes, to_bytes
+from dreamerv2.common.episodes.npz import Arrays, EpisodeLostError, from_bytes, to_bytes
 from dreamerv2.common.episodes.sampling import Dataset, draw_sequence
 from dreamerv2.common.episodes.store import Store
 from dreamerv2.common.errors import UsageError
@@ -25,10 +24,9 @@ class Replay:
     directory holds a file per episode; those found there are loaded. The seed decides,
     with the episodes, what the datasets give.
 
-    With storage `memory` all episodes are read at once, and files are compressed; with
-    `disk` files are mapped, so as large as the memory would be (Atari: 4 GB per million
-    steps), and compressed ones are written anew. Several threads may add while others
-    sample. UsageError for settings, a directory and data that do not fit."""
+    With storage `memory` all is read at once, and files are compressed; with `disk`
+    they are mapped, so as large as the memory would be (Atari: 4 GB per million steps).
+    Several threads may add while others sample. UsageError for what does not fit."""
 
     def __init__(
         self,
@@ -49,6 +47,7 @@ class Replay:
             )
         mapped = storage == "disk"
         self._store = Store(directory, capacity, minlen, mapped, disk_capacity)
+        self.read = self._store.read
         self._ongoing = ongoing
         self._minlen = minlen
         self._rule = minlen, maxlen, prioritize_ends  # Of sequences.
@@ -71,8 +70,7 @@ class Replay:
         }
 
     def add_step(self, transition: Mapping[str, Any], worker: int = 0) -> None:
-        """Add one transition; at is_last, its episode is saved and can be drawn from.
-        An is_first drops the unfinished episode of the worker, if it has one."""
+        """Add a transition; is_last saves its episode, is_first drops another."""
         step = {k: convert(k, transition[k]) for k in stored_keys(transition)}
         if missing := {"is_first", "is_last"} - step.keys():
             raise UsageError(f"The environment's steps lack {sorted(missing)}.")
@@ -81,7 +79,7 @@ class Replay:
                 if dropped := self._unfinished.pop(worker, None):
                     dropped.name = None
                 self._store.check({k: v[None] for k, v in step.items()})
-                self._unfinished[worker] = Episode(name=_unfinished_name(worker))
+                self._unfinished[worker] = Episode(name=f"unfinished-{worker}")
             elif worker not in self._unfinished:
                 raise UsageError(
                     f"The first step of environment {worker} has is_first False; reset "
@@ -115,12 +113,10 @@ class Replay:
         ahead: bool = True,
         rows: str = "rows",
     ) -> Dataset:
-        """Return an endless iterator over batches (B, T, ...) of random sequences.
-
-        It has random numbers of its own, and applies `transform` to each batch in a
-        background thread: `ahead` of being asked for, or then, for the newest episodes.
-        May be made while the replay is empty. rows: `stream` cuts all rows from one
-        stream of sequences; else each row has its own."""
+        """Return an endless iterator over batches (B, T, ...) of random sequences, to
+        which a background thread applies `transform`: `ahead` of being asked for, or
+        then, for the newest episodes. rows: `stream` cuts all rows from one stream of
+        sequences; else each has its own."""
         with self._lock:
             seed = [self._seed, len(self._datasets)]
             dataset = Dataset(self, batch, length, seed, transform, ahead, rows)
@@ -135,14 +131,12 @@ class Replay:
         with self._lock:
             datasets = [ref() for ref in self._datasets]
             states = [dataset and dataset.state_dict() for dataset in datasets]
+            unfinished = sorted(self._unfinished.items())
             return {
                 "datasets": states + self._dataset_states[len(states) :],
                 "newest": self._store.newest,
                 "totals": [self._store.total_episodes, self._store.total_steps],
-                "unfinished": [
-                    [worker, to_bytes(episode.trimmed())]
-                    for worker, episode in sorted(self._unfinished.items())
-                ],
+                "unfinished": [[i, to_bytes(x.trimmed())] for i, x in unfinished],
             }
 
     def load_state_dict(self, state: dict[str, Any], unfinished: bool = False) -> None:
@@ -175,7 +169,15 @@ class Replay:
             unfinished = [e for _, e in ordered if e.steps >= self._minlen]
             recent = self._store.recent
             if not len(recent) and not unfinished:
-                raise UsageError(self._nothing_to_draw())
+                store, steps = self._store, [e.steps for e in self._unfinished.values()]
+                raise UsageError(
+                    f"The replay in {store.directory} has 0 episodes to draw from "
+                    f"({store.total_episodes} on disk with {store.total_steps} steps, "
+                    f"{self._skipped} skipped as too short, {len(steps)} unfinished "
+                    f"with {sum(steps)} steps); it needs one finished episode of at "
+                    f"least {self._minlen} steps (replay.minlen): collect more steps "
+                    "or set replay.minlen lower."
+                )
             index = int(rng.integers(len(recent) + len(unfinished))) - len(recent)
             episode = recent[index] if index < 0 else unfinished[index]
             return episode, *draw_sequence(rng, episode.total, *self._rule)
@@ -186,10 +188,6 @@ class Replay:
             unfinished = {e.name: e for e in self._unfinished.values()}
             return unfinished.get(name) or self._store.find(name)
 
-    def read(self, episode: Episode) -> Arrays:
-        """Return an episode's arrays, if need be from its file; EpisodeLostError."""
-        return self._store.read(episode)
-
     def forget(self, error: EpisodeLostError) -> None:
         """Draw no more from an episode whose file turned out to be lost; say so."""
         with self._lock:
@@ -199,37 +197,20 @@ class Replay:
         """Take back an episode that had no file when the state was taken."""
         arrays = from_bytes(content, convert).arrays
         self._store.check(arrays)
-        episode = Episode(arrays, len(arrays["is_first"]), _unfinished_name(worker))
+        episode = Episode(arrays, len(arrays["is_first"]), f"unfinished-{worker}")
         if arrays["is_last"][-1]:
             self._add(episode)  # It was finished, and could not be written.
         elif unfinished:
             self._unfinished[worker] = episode
 
     def _add(self, episode: Episode) -> None:
-        if episode.steps < self._minlen:
-            self._skipped += 1
-            episode.name = None
-            if str(self._skipped).strip("0") == "1":  # The first, the 10th, the 100th.
-                print(
-                    f"Skipped {self._skipped:,} of the episodes so far, as they have "
-                    f"fewer than replay.minlen, {self._minlen}, steps; the last one "
-                    f"has {episode.steps}."
-                )
-            return
-        self._store.add(episode)
-
-    def _nothing_to_draw(self) -> str:
-        unfinished = [episode.steps for episode in self._unfinished.values()]
-        return (
-            f"The replay in {self._store.directory} has 0 episodes to draw from "
-            f"({self._store.total_episodes} on disk with {self._store.total_steps} "
-            f"steps, {self._skipped} skipped as too short, {len(unfinished)} "
-            f"unfinished with {sum(unfinished)} steps); it needs one finished episode "
-            f"of at least {self._minlen} steps (replay.minlen): collect more steps or "
-            "set replay.minlen lower."
-        )
-
-
-def _unfinished_name(worker: int) -> str:
-    """Return what an episode is called until it has a file."""
-    return f"unfinished-{worker}"
+        if episode.steps >= self._minlen:
+            return self._store.add(episode)
+        self._skipped += 1
+        episode.name = None
+        if str(self._skipped).strip("0") == "1":  # The first, the 10th, the 100th.
+            print(
+                f"Skipped {self._skipped:,} of the episodes so far, as they have fewer "
+                f"than replay.minlen, {self._minlen}, steps; the last one has "
+                f"{episode.steps}."
+            )

@@ -561,7 +561,7 @@ def test_dmc_knows_the_other_domains(dmc, name):
 
 def test_dmc_names_the_nearest_task(dmc):
     for name, near in [("walker_wlak", "walker_walk"), ("manip_x", "manip_")]:
-        with pytest.raises(UsageError, match=f"the nearest are .*dmc_{near}"):
+        with pytest.raises(UsageError, match=f"did you mean dmc_{near}"):
             make_env(configure(f"dmc_{name}"), seed=0)
 
 

@@ -216,6 +216,7 @@ def test_no_worker_outlives_a_killed_parent(busy):
         "import time\n"
         "from dreamerv2.common.suites.parallel import Async\n"
         "class Env:\n"
+        "    obs_space = act_space = {}\n"
         "    def step(self, action):\n"
         "        time.sleep(60)\n"
         "env = Async(Env, 'process')\n"  # Without a guard of __main__.

@@ -350,7 +350,7 @@ def test_several_folders_are_told_apart_by_prefix(logdir, tmp_path):
         ("--bins wide", "--bins: expected a number, not 'wide'"),
         ("--agg most", "expected stdK, perK"),
         ("--agg per80", "expected stdK, perK"),
-        ("--subdir true", "write True or False, not 'true'"),
+        ("--subdir true", "expected True or False, not 'true'"),
         ("--tasks [", "no regular expression"),
         ("--labels ours", "--labels takes pairs, METHOD LABEL"),
         ("--labels his A", "'his', which is none of the methods ours, theirs"),

@@ -15,9 +15,8 @@ LATENT = "latent_before"
 
 
 def convert(name: str, value: object) -> np.ndarray:
-    """Return `value` in the type in which the replay stores it; no copy if it has it.
-    Floats become float32, signed integers (and unsigned ones that fit) int32; uint8 and
-    bool stay. UsageError, naming the key, for anything else."""
+    """Return `value` as the replay stores it: floats as float32, integers as int32,
+    uint8 and bool as they are. UsageError, naming the key, for what does not fit."""
     value = np.asarray(value)
     dtype = value.dtype
     if dtype.kind == "f":

@@ -11,18 +11,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from dreamerv2.common.episodes import npz
 from dreamerv2.common.episodes.episode import Episode, convert, signature
 from dreamerv2.common.episodes.index import INDEX, Entry, Index, Signature
-from dreamerv2.common.episodes.npz import (
-    Arrays,
-    Content,
-    EpisodeDamagedError,
-    EpisodeLostError,
-    from_bytes,
-    read_arrays,
-    view_arrays,
-    write_arrays,
-)
+from dreamerv2.common.episodes.npz import EpisodeDamagedError, EpisodeLostError
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically, writing
 
@@ -56,8 +48,7 @@ class EpisodeFiles:
         self.index = Index(self.directory)
 
     def scan(self) -> list[str]:
-        """Return the names of the episode files, oldest first. Of those not in the
-        index the last bytes are read, to notice a cut-off file."""
+        """Return the names of the episode files that look whole, oldest first."""
         try:
             with os.scandir(self.directory) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -81,7 +72,7 @@ class EpisodeFiles:
             self._last = max(self._last, _stamp(names[-1]))
         return names
 
-    def save(self, arrays: Arrays) -> str:
+    def save(self, arrays: npz.Arrays) -> str:
         """Write an episode, arrays (T, ...), atomically; return the file's name."""
         now = datetime.fromtimestamp(self._clock(), timezone.utc)
         self._last = max(now, self._last + timedelta(microseconds=1))
@@ -100,31 +91,29 @@ class EpisodeFiles:
             return self.index.trusted(name, os.stat(self.directory / name))
         return None
 
-    def load(self, name: str) -> Arrays | None:
-        """Read an episode; None, and the file set aside, if that is impossible. Nothing
-        in it is executed, and `name` cannot lead out of the directory."""
+    def load(self, name: str) -> npz.Arrays | None:
+        """Read an episode; None, and the file set aside, if that is impossible."""
         if not _stamp(name):
             return None
         try:
             with _telling(name), (self.directory / name).open("rb") as file:
                 stat = os.fstat(file.fileno())
-                arrays = _checked(name, from_bytes(file.read(), convert)).arrays
+                arrays = _checked(name, npz.from_bytes(file.read(), convert)).arrays
         except EpisodeLostError as error:
             self.set_aside(error)
             return None
         self.index.learn(name, _entry(stat, arrays))
         return arrays
 
-    def open(self, episode: Episode) -> Arrays:
-        """Map the file of a finished episode, read-only; EpisodeLostError. The first
-        time, each byte is checked, and a file that is compressed or of other types is
-        written anew so that it can be mapped."""
+    def open(self, episode: Episode) -> npz.Arrays:
+        """Map the file of a finished episode, read-only; EpisodeLostError. At first
+        each byte is checked, and a file that cannot be mapped is written anew."""
         name = episode.name
         with _telling(name), (self.directory / name).open("rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if episode.fields:
-                return view_arrays(buffer, episode.fields)
-            content = _checked(name, read_arrays(file, buffer, convert))
+                return npz.view_arrays(buffer, episode.fields)
+            content = _checked(name, npz.read_arrays(file, buffer, convert))
         episode.fields = content.fields
         if content.fields is None and not self._compress:
             # Without room for that, the unpacked arrays do, which takes longer.
@@ -134,8 +123,7 @@ class EpisodeFiles:
         return content.arrays
 
     def set_aside(self, error: EpisodeLostError) -> None:
-        """List a file that is lost, and rename a damaged one: it is not opened again.
-        One that could not be read may be whole, and keeps its name."""
+        """List a file that is lost; rename a damaged one, which is not opened again."""
         self.aside.append((error.name, error.reason))
         if isinstance(error, EpisodeDamagedError):
             self.index.forget(error.name)
@@ -149,9 +137,10 @@ class EpisodeFiles:
         (self.directory / name).unlink(missing_ok=True)
         self.index.forget(name)
 
-    def _write(self, name: str, arrays: Arrays) -> None:
+    def _write(self, name: str, arrays: npz.Arrays) -> None:
         path = self.directory / name
-        write_atomically(path, lambda file: write_arrays(file, arrays, self._compress))
+        content = arrays, self._compress
+        write_atomically(path, lambda file: npz.write_arrays(file, *content))
         self.index.append(name, _entry(path.stat(), arrays))
 
     def _looks_whole(self, path: Path) -> bool:
@@ -201,11 +190,11 @@ def _telling(name: str) -> Iterator[None]:
         raise EpisodeDamagedError(name, f"damaged: {error}") from error
 
 
-def _entry(stat: os.stat_result, arrays: Arrays) -> Entry:
+def _entry(stat: os.stat_result, arrays: npz.Arrays) -> Entry:
     return Entry(stat.st_size, stat.st_mtime_ns, signature(arrays))
 
 
-def _checked(name: str, content: Content) -> Content:
+def _checked(name: str, content: npz.Content) -> npz.Content:
     """Raise ValueError unless this is an episode as long as the name states."""
     lengths = {len(v) if v.ndim else -1 for v in content.arrays.values()}
     if "is_first" not in content.arrays or lengths != {steps_in(name) + 1}:

@@ -1,6 +1,5 @@
 """The index of a directory of episodes: what is known of files without opening them. A
-cache and never the truth: a file of another size or time of change than it says is read
-and checked anew, and what is missing or damaged here is put right."""
+cache, never the truth: what is missing, damaged or older than its file is mended."""
 
 import contextlib
 import json

@@ -48,9 +48,8 @@ def warn_if_too_big(
     available: int | None = None,
 ) -> bool:
     """Print a warning if training's replay, in memory, will outgrow it; return whether.
-    settings are those of `replay`; spaces, of observations and of actions, each as for
-    `memory_needed`; steps those of the whole run, and loaded those that the replay
-    holds already. Of the `available` bytes, by default, the system is asked."""
+    steps are those of the whole run, loaded what the replay holds; `available` bytes
+    are by default what the system tells."""
     if settings["storage"] == "disk":
         return False
     available = available_memory() if available is None else available

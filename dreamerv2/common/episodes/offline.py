@@ -12,16 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.spaces import Box
 
+from dreamerv2.common.episodes import recording
 from dreamerv2.common.episodes.episode import difference, signature
 from dreamerv2.common.episodes.files import NAME, STAMP
 from dreamerv2.common.episodes.index import Signature
 from dreamerv2.common.episodes.npz import Arrays, to_bytes
-from dreamerv2.common.episodes.recording import (
-    ActionKind,
-    Actions,
-    DamagedRecording,
-    read_recording,
-)
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.files import write_atomically, writing
 
@@ -50,15 +45,14 @@ class _Facts(NamedTuple):
     path: Path
     as_it_is: bool  # It can be taken so.
     signature: Signature
-    actions: Actions
+    actions: recording.Actions
     ranges: dict[str, tuple[float, float]]  # Of pictures that are not uint8.
 
 
 class Recordings:
-    """Episodes in .npz files, all read and checked before anything is learned. Whether
-    actions are discrete, and in which form, is decided over all files. Damaged ones of
-    a run are left to its replay, which sets them aside. `spaces` are those of
-    observations and actions. UsageError names the file and the key that do not fit."""
+    """Episodes in .npz files, all read and checked before anything is learned. Over all
+    files it is decided whether actions are discrete, and in which form; damaged ones of
+    a run are left to its replay. `spaces` are those of observations and actions."""
 
     def __init__(self, paths: Sequence[Path]):
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -66,7 +60,7 @@ class Recordings:
         self._facts = [facts for facts in looked if isinstance(facts, _Facts)]
         self._damaged = [facts for facts in looked if isinstance(facts, Path)]
         if not self._facts:
-            read_recording(paths[0])  # Raises the error.
+            recording.read_recording(paths[0])  # Raises the error.
         first = self._facts[0]
         for facts in self._facts:
             if changed := difference(facts.signature, first.signature):
@@ -74,15 +68,14 @@ class Recordings:
                     f"Cannot use the recording {facts.path}: {changed} as in "
                     f"{first.path}; all are to have the same keys, types and shapes."
                 )
-        self._kind = ActionKind.of([facts.actions for facts in self._facts])
-        self._ranges = {key: self._range(key) for key in first.ranges}
-        above, most = _PICTURE
-        found = self._ranges.items()
-        self._pictures = {k for k, (a, b) in found if a >= 0 and above < b <= most}
-        obs_space = {
-            key: self._box(key, np.dtype(dtype), shape)
-            for key, (dtype, shape) in first.signature.items()
-        }
+        self._kind = recording.ActionKind.of([facts.actions for facts in self._facts])
+        self._ranges, self._pictures = {}, set()
+        for key in first.ranges:
+            lows, highs = zip(*(x.ranges[key] for x in self._facts), strict=True)
+            self._ranges[key] = low, high = min(lows), max(highs)
+            if low >= 0 and _PICTURE[0] < high <= _PICTURE[1]:
+                self._pictures.add(key)
+        obs_space = {k: self._box(k, *v) for k, v in first.signature.items()}
         self.spaces = obs_space, {"action": self._kind.space()}
         if self._kind.indexes:
             print(f"The recorded actions are taken as indexes of {self._kind.size}.")
@@ -91,16 +84,15 @@ class Recordings:
 
     def load(self, path: Path) -> Arrays:
         """Read a file in stored form: writable arrays (T, ...)."""
-        arrays, _ = read_recording(path)
+        arrays, _ = recording.read_recording(path)
         for key in self._pictures:
             arrays[key] = np.rint(arrays[key]).astype(np.uint8)
         arrays["action"] = self._kind.stored(arrays["action"])
         return {key: np.require(value, None, "W") for key, value in arrays.items()}
 
     def take_in(self, target: Path) -> int:
-        """Put the episodes that the folder of a run lacks into it; return how many.
-        Files in a replay's form and of such a name are linked (or copied, where the
-        disk knows no links), others are written anew. UsageError if that fails."""
+        """Link or copy the episodes that the folder of a run lacks into it, or write
+        them anew, as a replay takes them; return how many. UsageError if that fails."""
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
             for path in self._damaged:
@@ -109,18 +101,14 @@ class Recordings:
                 self._take(facts, target)
         return len(self._facts) + len(self._damaged)
 
-    def _box(self, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> Box:
-        if key in self._pictures or dtype == np.uint8:
+    def _box(self, key: str, dtype: str, shape: tuple[int, ...]) -> Box:
+        if key in self._pictures or dtype == "uint8":
             return Box(0, 255, shape, np.uint8)
-        if dtype.kind == "b":
+        if dtype == "bool":
             return Box(0, 1, shape, bool)
         low, high = self._ranges.get(key, (0, np.inf))
         ends = (0, 1) if 0 <= low <= high <= 1 else (-np.inf, np.inf)
         return Box(*ends, shape, np.float32)
-
-    def _range(self, key: str) -> tuple[float, float]:
-        lows, highs = zip(*(facts.ranges[key] for facts in self._facts), strict=True)
-        return min(lows), max(highs)
 
     def _take(self, facts: _Facts, target: Path) -> None:
         path, name = facts.path, facts.path.name
@@ -129,23 +117,22 @@ class Recordings:
             stamp = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
             digest = hashlib.md5(name.encode()).hexdigest()
             name = f"{stamp.strftime(STAMP)}-{digest}-{facts.actions.steps}.npz"
-        place = target / name
         if named and facts.as_it_is and not self._pictures and not self._kind.indexes:
-            _link(path, place)
-        elif not place.exists():
+            _link(path, target / name)
+        elif not (target / name).exists():
             content = to_bytes(self.load(path))
-            write_atomically(place, lambda file: file.write(content))
+            write_atomically(target / name, lambda file: file.write(content))
 
 
 def _look(path: Path) -> _Facts | Path:
     """Read and check a file; return the path of one that a replay will set aside."""
     try:
-        arrays, as_it_is = read_recording(path)
-    except DamagedRecording:
+        arrays, as_it_is = recording.read_recording(path)
+    except recording.DamagedRecording:
         if NAME.fullmatch(path.name):
             return path
         raise
-    actions = Actions.of(path, arrays.pop("action"))
+    actions = recording.Actions.of(path, arrays.pop("action"))
     ranges = {
         key: (float(value.min()), float(value.max()))
         for key, value in arrays.items()

@@ -27,12 +27,11 @@ def refuse(path: Path, key: str, what: str) -> UsageError:
 
 
 def read_recording(path: Path) -> tuple[Arrays, bool]:
-    """Read an .npz file with an array (T, ...) for each key, and check it.
-
-    Return the arrays, and whether they are as in the file. They have the replay's types
-    and shapes, but the action, whose kind no single file tells, is (T, A) of any
-    numbers, with a first row of zeros. A missing is_first or is_last is made; keys that
-    begin `log_` are left out. DamagedRecording, or UsageError of file and key."""
+    """Read an .npz file with an array (T, ...) for each key, and check it. Return the
+    arrays, and whether they are as in the file: of the replay's types and shapes, but
+    the action, (T, A) of any numbers, with a first row of zeros. A missing is_first or
+    is_last is made; keys that begin `log_` are left out. DamagedRecording, or
+    UsageError."""
     try:
         raw = from_bytes(path.read_bytes(), lambda key, value: value).arrays
     except OSError as error:
@@ -71,10 +70,8 @@ def _trouble(key: str, value: np.ndarray, length: int) -> str:
     if value.dtype.kind not in "fiub":
         return f"is of type {value.dtype}; save numbers, or name it log_{key}"
     if not value.ndim or len(value) != length or not length:
-        return (
-            f"has shape {value.shape}, where the action has {length} entries; save one "
-            "for each step, the reset's included"
-        )
+        found = f"has shape {value.shape}, where the action has {length} entries"
+        return f"{found}; save one for each step, the reset's included"
     if value.dtype.kind == "f":
         with np.errstate(over="ignore"):
             finite = np.isfinite(_float32(value))
@@ -124,10 +121,10 @@ def _tidy_action(path: Path, value: np.ndarray) -> np.ndarray:
     if value.ndim > 2 or not value.size:
         raise refuse(path, "action", f"has shape {value.shape} instead of (T, A)")
     value = value if value.ndim == 2 else value[:, None]
-    if value[0].any():  # It led to no observation of this episode.
-        value = value.copy()
-        value[0] = 0
-    return value
+    # The first one led to no observation of this episode.
+    return (
+        np.append(np.zeros_like(value[:1]), value[1:], 0) if value[0].any() else value
+    )
 
 
 def _float32(value: np.ndarray) -> np.ndarray:
@@ -166,15 +163,13 @@ class ActionKind(NamedTuple):
 
     @classmethod
     def of(cls, files: Sequence[Actions]) -> "ActionKind":
-        """Decide over all files; UsageError for what is neither of the two. One number
-        is an index if it is stored as an integer or above 1 in some file, and a whole
-        one in all. One that is a float of 0 or 1 is at its bounds."""
+        """Decide over all files; UsageError for neither. One number is an index if it
+        is whole in all files, and stored as an integer or above 1 in some."""
         first = files[0]
         for file in files:
             if file.size != first.size:
                 what = f"has {file.size} numbers per step, and that of {first.path} has"
-                what += f" {first.size}; all are to have one size"
-                raise refuse(file.path, "action", what)
+                raise refuse(file.path, "action", f"{what} {first.size}; save one size")
         stepped = [file for file in files if file.steps]
         if not stepped:
             raise refuse(first.path, "action", "tells no step but the reset's")

@@ -45,9 +45,7 @@ class Recent:
 
 
 class DiskLimit:
-    """Removes the oldest files of a directory while they hold more steps than
-    `capacity` (0: no limit), never the newest one. Says so at the 1st, the 10th, the
-    100th one."""
+    """Removes the oldest files beyond `capacity` steps (0: no limit), and says so."""
 
     def __init__(
         self, directory: Path, capacity: int, remove: Callable[[str], None]

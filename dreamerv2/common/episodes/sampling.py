@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dreamerv2.common.episodes.episode import LATENT, Episode
-from dreamerv2.common.episodes.files import Arrays
-from dreamerv2.common.episodes.npz import EpisodeLostError
+from dreamerv2.common.episodes.npz import Arrays, EpisodeLostError
 
 if TYPE_CHECKING:
     from dreamerv2.common.replay import Replay
@@ -42,8 +41,7 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A span and its episode's arrays when it was planned; None if they are in a file,
-    which does not change."""
+    """A span and its episode's arrays when it was planned; None for those in a file."""
 
     span: Span
     arrays: Arrays | None
@@ -120,8 +118,7 @@ class Dataset:
             self._thread.join(timeout=10)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides which batches come next, in plain types: episodes by
-        their files, unfinished ones by their environments, given up ones by None."""
+        """Return what decides which batches come next; given up episodes are None."""
         generator = self._rng.bit_generator.state
         return {
             "batch": self._batch,
@@ -135,9 +132,8 @@ class Dataset:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken: the same batches, if the replay is the same.
-        Rows whose episodes are gone start afresh; all, if batch, length or the way of
-        rows changed."""
+        """Go on where `state` was taken: the same batches, of the same replay. Rows of
+        lost episodes start afresh; all, if batch, length or rows changed."""
         self._rng.bit_generator.state = {
             "bit_generator": "PCG64",
             "state": {k: int(v) for k, v in state["random"].items()},
@@ -204,8 +200,7 @@ class Dataset:
 def stack(
     rows: list[PlannedRow], length: int, read: Callable[[Episode], Arrays]
 ) -> Arrays:
-    """Copy planned rows into new arrays (B, T, ...); of latents, those before (B, L):
-    left out if no row's episode has any, and zeros where one has none."""
+    """Copy planned rows into new arrays (B, T, ...), and latents before them (B, L)."""
     result: Arrays = {}
     latents: dict[int, np.ndarray] = {}
     for index, row in enumerate(rows):

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dreamerv2.common.episodes.episode import Episode, difference, signature
-from dreamerv2.common.episodes.files import Arrays, EpisodeFiles, steps_in
+from dreamerv2.common.episodes.files import EpisodeFiles, steps_in
 from dreamerv2.common.episodes.index import Signature
-from dreamerv2.common.episodes.npz import EpisodeLostError, Reader
+from dreamerv2.common.episodes.npz import Arrays, EpisodeLostError, Reader
 from dreamerv2.common.episodes.retention import DiskLimit, Recent
 from dreamerv2.common.errors import UsageError
 
@@ -18,14 +18,13 @@ class Store:
     """Finished episodes of at least minlen steps, in order of time; see `Replay`.
 
     `recent` are the episodes to draw from; the totals count what is on disk, too, but
-    for what is held back: files of episodes that were finished after the checkpoint
-    that a run resumes. One that goes on exactly finishes the same ones again: they come
-    in at the same moments as before, and no second file is written. If it takes another
-    way, they are episodes like any other.
+    for what is held back: files that were finished after the checkpoint of a run that
+    goes on exactly. It finishes the same ones again: they come in at the same moments
+    as before, and no second file is written. If it takes another way, they are like any
+    other.
 
-    Only `read` is thread-safe: a replay has a lock around the rest. In memory, all is
-    read and checked at once: two million Atari steps in ten seconds. Mapped files are
-    checked when first drawn from; the index says what is in them."""
+    Only `read` is thread-safe. In memory, all is read and checked at once: two million
+    Atari steps in ten seconds. Mapped files are checked when first drawn from."""
 
     def __init__(
         self,
@@ -35,16 +34,14 @@ class Store:
         mapped: bool,
         disk_capacity: int,
     ) -> None:
-        self.total_steps = 0
-        self.total_episodes = 0
+        self.total_steps = self.total_episodes = 0
         self.newest = ""  # The name of the newest episode that counts.
         self.recent = Recent(capacity)
         self._files = EpisodeFiles(directory, compress=not mapped)
         self.directory = self._files.directory
         self._reader = Reader(self._files.open)
-        self._capacity = capacity
-        self._minlen = minlen
-        self._mapped = mapped
+        self.read = self._reader.read
+        self._capacity, self._minlen, self._mapped = capacity, minlen, mapped
         self._limit = DiskLimit(self.directory, disk_capacity, self._remove_oldest)
         self._held_back: list[str] = []  # Names, oldest first.
         # Whatever somebody may be about to read from a file, by name.
@@ -53,7 +50,15 @@ class Store:
         self._bad: set[str] = set()  # Files that are there and of no use.
         self._told: set[str] = set()  # Those that were named already.
         names = self._load()
-        self._report(sum(steps_in(name) < minlen for name in names))
+        if names:
+            short = sum(steps_in(name) < minlen for name in names)
+            ending = f"; {short} are shorter than replay.minlen." if short else "."
+            print(
+                f"Loaded {len(self.recent):,} of {self.total_episodes:,} episodes "
+                f"({self.recent.steps:,} of {self.total_steps:,} steps) from "
+                f"{self.directory}{ending}"
+            )
+        self._report_aside()
         self._limit.start(names)
 
     def check(self, arrays: Arrays) -> None:
@@ -66,8 +71,7 @@ class Store:
             )
 
     def add(self, episode: Episode) -> None:
-        """Save a whole episode, or take the file that was held back with its contents;
-        UsageError if it cannot be written."""
+        """Save an episode, or take the file held back with its contents; UsageError."""
         arrays = episode.trimmed()
         name = self._take_held_back(arrays)
         self._report_aside()
@@ -84,10 +88,6 @@ class Store:
             episode = self._fitting(*self._open(name))
             self._report_aside()
         return episode
-
-    def read(self, episode: Episode) -> Arrays:
-        """Return an episode's arrays, if need be from its file; EpisodeLostError."""
-        return self._reader.read(episode)
 
     def forget(self, error: EpisodeLostError) -> None:
         """Draw no more from an episode whose file turned out to be lost; say so."""
@@ -180,8 +180,7 @@ class Store:
             self._report_aside()
 
     def _load(self, until: str | None = None) -> list[str]:
-        """Load the newest episodes up to capacity, count all and return their names; as
-        if those with later names than `until` were not there."""
+        """Load the newest episodes up to `until`; count all, and return their names."""
         if self._files.index.damaged:
             print(f"The index of {self.directory} was damaged, and is made again.")
             self._files.index.damaged = 0
@@ -228,16 +227,6 @@ class Store:
             self._files.aside.append((name, changed))
         self._bad.add(name)
         return None
-
-    def _report(self, short: int) -> None:
-        if self.total_episodes:
-            ending = f"; {short} are shorter than replay.minlen." if short else "."
-            print(
-                f"Loaded {len(self.recent):,} of {self.total_episodes:,} episodes "
-                f"({self.recent.steps:,} of {self.total_steps:,} steps) from "
-                f"{self.directory}{ending}"
-            )
-        self._report_aside()
 
     def _report_aside(self) -> None:
         """Say once which files were damaged or foreign."""

@@ -16,8 +16,7 @@ GIF_END = b";"
 
 
 def check_picture(name: str, value: Any, kind: str) -> None:
-    """Raise ValueError, with its name, unless the value is an "image" or a "video": an
-    array or tensor as for `as_image` or `as_video`, which stays on its device."""
+    """Raise ValueError unless the value is an "image" or a "video" as shown below."""
     shape, dtype = tuple(np.shape(value)), str(getattr(value, "dtype", "float"))
     ndims = (2, 3, 4) if kind == "image" else (3, 4, 5)
     if len(shape) not in ndims or 0 in shape:
@@ -27,10 +26,9 @@ def check_picture(name: str, value: Any, kind: str) -> None:
 
 
 def as_image(value: Any) -> np.ndarray:
-    """(H, W), (H, W, C) or a batch (B, H, W, C) -> (H, W, C) uint8, C 1 or 3. Values
-    are uint8; floats of which [0, 1] is shown and NaN is black; or other integers,
-    shown from the least to the greatest. A batch is put side by side. Of 3 or more
-    channels the first three are shown, of 2 the first."""
+    """(H, W), (H, W, C) or a batch (B, H, W, C), put side by side -> (H, W, C) uint8, C
+    1 or 3, of the first channels. Values are uint8; floats of which [0, 1] is shown and
+    NaN is black; or other integers, shown from the least to the greatest."""
     return _side_by_side(_as_uint8(value), ndim=3)
 
 

@@ -26,12 +26,10 @@ def progress(
     unit: str = "steps",
     console: Console | None = None,
 ) -> Iterator["PlainBar | TerminalBar"]:
-    """Show the progress of the work inside the `with` block, from `start` to `total`.
-
-    On a terminal this is one moving bar with rate and time left, and what is printed
-    meanwhile appears above it. Elsewhere (a file, a pipe, a dumb terminal) it is a line
-    at the start, one at the end, and between them lines after 10, 20, 40, ... seconds,
-    at least one every ten minutes."""
+    """Show the progress of the work inside the `with` block, from `start` to `total`:
+    on a terminal one moving bar with rate and time left, below what is printed;
+    elsewhere (a file, a pipe, a dumb terminal) a line at the start, one at the end, and
+    between them after 10, 20, 40, ... seconds, up to ten minutes."""
     if console is None:
         # Rich takes variables like FORCE_COLOR for a terminal; a file is still none.
         is_terminal = sys.stdout is not None and sys.stdout.isatty()

@@ -16,6 +16,7 @@ import re
 import socket
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,21 +160,24 @@ class TensorBoardOutput:
 
 
 class WandBOutput:
-    """Sends scalars, histograms, images, and videos to Weights & Biases.
-
-    A run that is resumed goes on there, too: its id is kept in `wandb_id.txt`. Its name
-    is the last three folders of the logdir, and the project `dreamerv2` unless
-    WANDB_PROJECT is set; WANDB_MODE=offline keeps all in the logdir, for `wandb sync`
-    later. UsageError without the package or a login."""
+    """Sends scalars, histograms, images, and videos to Weights & Biases, in a run of
+    the name of the last three folders of the logdir; resumed, it goes on there, by the
+    id in `wandb_id.txt`. The project is `dreamerv2` unless WANDB_PROJECT is set;
+    WANDB_MODE=offline keeps all in the logdir. UsageError without the package or a
+    login."""
 
     def __init__(self, logdir: str | os.PathLike, config: Config):
         self._wandb = wandb = require("wandb", "wandb")
         logdir = Path(logdir)
+        with writing(path := logdir / "wandb_id.txt"):
+            if not path.exists():
+                path.write_text(uuid.uuid4().hex[:12] + "\n")
+            run_id = path.read_text().strip()
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "dreamerv2"),
                 name="/".join(logdir.absolute().parts[-3:]),
-                id=_run_id(logdir / "wandb_id.txt"),
+                id=run_id,
                 resume="allow",
                 dir=str(logdir),
                 config=config.to_dict(),
@@ -188,12 +192,11 @@ class WandBOutput:
         self._run.define_metric("*", step_metric="step")
 
     def __call__(self, summaries: list[Summary]) -> None:
-        rows: dict[int, dict[str, Any]] = {}
+        rows: dict[int, dict[str, Any]] = defaultdict(dict)
         for step, name, value in summaries:
-            row = rows.setdefault(step, {"step": step})
-            row[name] = self._convert(np.asarray(value))
-        for row in rows.values():
-            self._run.log(row)
+            rows[step][name] = self._convert(np.asarray(value))
+        for step, row in rows.items():
+            self._run.log({"step": step, **row})
 
     def close(self) -> None:
         self._run.finish()
@@ -208,13 +211,6 @@ class WandBOutput:
             return self._wandb.Video(gif, format="gif")
         image = as_image(value)
         return self._wandb.Image(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _run_id(path: Path) -> str:
-    with writing(path):
-        if not path.exists():
-            path.write_text(uuid.uuid4().hex[:12] + "\n")
-        return path.read_text().strip()
 
 
 def _config_summaries(config: Config) -> list[Any]:

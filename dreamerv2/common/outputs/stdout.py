@@ -10,15 +10,13 @@ from typing import Any, TextIO
 
 
 def print_anything() -> None:
-    """Have standard output show characters that its encoding lacks, as a path may have
-    in a locale of ASCII, as question marks. For commands, at start."""
+    """Have standard output show characters that it lacks as question marks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 class ReaderMayLeave:
-    """A stream of text whose reader may leave: then `left` is called, once, and from
-    then on it goes nowhere. All but writing is asked of `stream`."""
+    """A stream of text whose reader may leave: `left` is called then, once."""
 
     def __init__(self, stream: TextIO, left: Callable[[], None]):
         self._stream, self._left = stream, left

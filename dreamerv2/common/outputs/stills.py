@@ -24,13 +24,11 @@ def save_stills(
     count: int,
     series: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None,
 ) -> list[Path]:
-    """Write `NAME_STEP.png` for each of the videos (T, 3*H, count*W, C) in [0, 1] of
-    Agent.report and of the vectors, truth and model (count, T, D), of its
-    report_vectors, and one of the series of SinceReset; return the paths. UsageError
-    if they cannot be written."""
+    """Write `NAME_STEP.png` for the videos of Agent.report, the vectors, truth and
+    model (count, T, D), of its report_vectors, and the series of SinceReset; return the
+    paths. UsageError if they cannot be written."""
     images = {name: video_still(video, count) for name, video in videos.items()}
-    for key, (truth, model) in vectors.items():
-        images[f"openl_{key}"] = vector_plot(key, truth, model)
+    images.update((f"openl_{k}", vector_plot(k, *pair)) for k, pair in vectors.items())
     if series and series[1]:
         images["since_reset"] = series_plot(*series)
     paths = []
@@ -51,10 +49,9 @@ def chosen_times(length: int) -> list[int]:
 
 
 def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
-    """Frames of an open-loop video, time from left to right -> (h, w, 3) uint8. Per
-    sequence, the first `rows` of them, truth, model, and error; above, the times: blue
-    while the model sees, orange while it dreams. The video is (T, 3*H, count*W, C) in
-    [0, 1] or uint8, of `count` sequences side by side."""
+    """Frames of a video of Agent.report, time from left to right -> (h, w, 3) uint8. Of
+    the first `rows` of its `count` sequences truth, model, and error; above, the times:
+    blue while the model sees, orange while it dreams."""
     video = as_video(video)
     video = np.repeat(video, 3, -1) if video.shape[-1] == 1 else video
     length, height, width = video.shape[0], video.shape[1], video.shape[2] // count
@@ -75,11 +72,9 @@ def video_still(video: np.ndarray, count: int, rows: int = 3) -> np.ndarray:
 
 
 def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """Draw white lines between the pictures of open-loop videos (T, 3*H, count*W, C),
-    as Agent.report returns them, over their edges."""
-    apart = {}
-    for key, video in videos.items():
-        apart[key] = video = video.copy()
+    """Draw white lines between the pictures of Agent.report's videos, copied."""
+    apart = {key: video.copy() for key, video in videos.items()}
+    for video in apart.values():
         for at in (video.shape[1] // 3, 2 * video.shape[1] // 3):
             video[:, at - 1 : at + 1] = 1
         for at in range(1, count):
@@ -91,22 +86,18 @@ def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndar
 def vector_plot(
     key: str, truth: np.ndarray, model: np.ndarray, dimensions: int = 12
 ) -> np.ndarray:
-    """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8: a row for each of
-    the first dimensions, a column for the first three sequences; dotted, where the
-    dream begins."""
+    """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8, a column for each of
+    three sequences; dotted, where the dream begins."""
     size = truth.shape[-1]
     rows, columns = min(size, dimensions), min(len(truth), 3)
     figure, axes = _figure(rows, columns)
     start = min(OBSERVED, truth.shape[1] - 1) - 0.5
-    for row in range(rows):
-        axes[row, 0].set_ylabel(f"[{row}]", fontsize=8)
-        for column in range(columns):
-            axis = axes[row, column]
-            axis.plot(truth[column, :, row], color="#333333", lw=1.2, label="truth")
-            axis.plot(model[column, :, row], color=_DREAMT, lw=1.2, label="model")
-            axis.axvline(start, color="#999999", lw=0.8, ls=":")
-    for column in range(columns):
-        axes[-1, column].set_xlabel("step", fontsize=8)
+    for (row, column), axis in np.ndenumerate(axes):
+        axis.plot(truth[column, :, row], color="#333333", lw=1.2, label="truth")
+        axis.plot(model[column, :, row], color=_DREAMT, lw=1.2, label="model")
+        axis.axvline(start, color="#999999", lw=0.8, ls=":")
+        axis.set_ylabel("" if column else f"[{row}]", fontsize=8)
+        axis.set_xlabel("step" if row == rows - 1 else "", fontsize=8)
     shown = f", the first {rows} of {size} dimensions" if rows < size else ""
     title = f"{key}{shown}: truth, and the model that dreams from the line on"
     axes[0, 0].legend(fontsize=7, loc="best", framealpha=0.5)

@@ -1,5 +1,6 @@
 """Runs on disk, as curves: found, read, put into bins, and aggregated."""
 
+import argparse
 import json
 import math
 import os
@@ -57,37 +58,28 @@ class Curve:
         return mid, mid - amount * std, mid + amount * std
 
 
-def load_runs(
-    indirs: Sequence[Path],
-    xaxis: str,
-    yaxis: str,
-    tasks: Sequence[str],
-    methods: Sequence[str],
-    prefix: bool,
-    maxval: float,
-    warn: Warn,
-) -> list[LoggedRun]:
-    """Return the runs below some folders that have both metrics; else UsageError.
-    tasks, methods are patterns found anywhere in the name, and order the result; maxval
-    leaves out values further from 0, and `warn` takes a sentence about it."""
-    found = [run for folder in indirs for run in find_runs(folder, prefix)]
+def load_runs(args: argparse.Namespace, warn: Warn) -> list[LoggedRun]:
+    """Return the runs that have both metrics, in the order of the patterns; or
+    UsageError. `warn` takes a sentence about what is left out."""
+    xaxis, yaxis, below = args.xaxis, args.yaxis, _join(args.indir)
+    found = [run for folder in args.indir for run in find_runs(folder, args.prefix)]
     if not found:
         raise UsageError(
-            f"Found no metrics.jsonl below {_join(indirs)}: give --indir the folder "
-            "that holds TASK/METHOD/SEED/metrics.jsonl."
+            f"Found no metrics.jsonl below {below}: give --indir the folder that holds "
+            "TASK/METHOD/SEED/metrics.jsonl."
         )
 
     def ranks(run: LoggedRun) -> tuple[int | None, int | None]:
-        return _rank(tasks, run.task), _rank(methods, run.method)
+        return _rank(args.tasks, run.task), _rank(args.methods, run.method)
 
     chosen = [run for run in found if None not in ranks(run)]
     if not chosen:
         raise UsageError(
-            f"None of the {len(found)} runs below {_join(indirs)} fits --tasks and "
-            f"--methods: there are the tasks {_join({run.task for run in found})} and "
-            f"the methods {_join({run.method for run in found})}."
+            f"None of the {len(found)} runs below {below} fits --tasks and --methods: "
+            f"there are the tasks {_join({run.task for run in found})} and the methods "
+            f"{_join({run.method for run in found})}."
         )
-    read = [read_run(run, xaxis, yaxis, maxval, warn) for run in chosen]
+    read = [read_run(run, xaxis, yaxis, args.maxval, warn) for run in chosen]
     runs = [run for run, _ in read if len(run.x)]
     if not runs:
         listed = _join(set().union(*(names for _, names in read))) or "nothing yet"
@@ -107,9 +99,7 @@ def load_runs(
 
 
 def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
-    """Find runs below a folder, without points yet. The last three folders are task,
-    method and seed. Where fewer lie below `indir`, a run's config.yaml names the task,
-    and what is left is method and seed."""
+    """Find runs, TASK/METHOD/SEED or less and then config.yaml; without points yet."""
     if not indir.is_dir():
         raise UsageError(f"There is no folder {indir}: correct --indir.")
     empty = np.empty(0)
@@ -141,14 +131,12 @@ def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, st
 def read_run(
     run: LoggedRun, xaxis: str, yaxis: str, maxval: float = 0.0, warn: Warn = print
 ) -> tuple[LoggedRun, set[str]]:
-    """Read a run's points; return them and the names of all metrics. Lines that are no
-    JSON (cut short by a kill) are left out with a word, null and NaN without one."""
-    points, names, broken = [], set(), 0
+    """Read a run's points, without null and NaN; return them and all metrics' names."""
+    points, names, broken, content = [], set(), 0, b""
     try:
         content = run.path.read_bytes()
     except OSError as error:
         warn(f"Left out {run.path}: {error.strerror}.")
-        content = b""
     for line in filter(None, map(bytes.strip, content.split(b"\n"))):
         try:
             metrics = json.loads(line)
@@ -167,8 +155,7 @@ def read_run(
 
 
 def nice_width(runs: Sequence[LoggedRun]) -> float:
-    """Return a width of 1, 2 or 5 times a power of ten that gives the longest run at
-    most 30 bins."""
+    """Return 1, 2 or 5 times a power of ten: at most 30 bins for the longest run."""
     bins = 30
     longest = max((np.ptp([*run.x, 0.0]) for run in runs), default=0.0)
     if not longest:
@@ -180,8 +167,7 @@ def nice_width(runs: Sequence[LoggedRun]) -> float:
 def bin_points(
     x: np.ndarray, y: np.ndarray, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the right ends of the bins ((k-1) width, k width] (of the first, with 0)
-    that have points, and the points' means; with width 0, those of points of one x."""
+    """Return the right ends of the bins ((k-1) width, k width] and their means."""
     index = np.ceil(np.round(x / width, 9)) if width else x
     if width:
         index = np.where((x >= 0) & (index < 1), 1, index)
@@ -191,8 +177,7 @@ def bin_points(
 
 
 def make_curve(runs: Sequence[LoggedRun], width: float) -> Curve:
-    """Put runs of one task and method on one grid. Between two of its own points a run
-    is interpolated; it is never continued beyond its ends."""
+    """Put runs of a task and method on one grid; none goes on beyond its ends."""
     binned = [bin_points(run.x, run.y, width) for run in runs]
     grid = np.unique(np.concatenate([x for x, _ in binned]))
     values = np.stack([np.interp(grid, *xy, np.nan, np.nan) for xy in binned])

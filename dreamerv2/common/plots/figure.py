@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -30,8 +30,7 @@ _STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)))
 
 
 def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
-    """Return the figure of what `plot.summarize` returns; methods may have `points`,
-    too: seed -> x and y (2, N), drawn as dots."""
+    """Draw what `plot.summarize` returns, and `points` (2, N) of seeds as dots."""
     panels = [*data["tasks"].values(), *data["stats"].values()]
     titles = [task_title(task) for task in data["tasks"]]
     for stat in data["stats"]:
@@ -51,7 +50,11 @@ def draw(data: Mapping[str, Any], args: argparse.Namespace) -> Figure:
     for index, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         axis = grid[index]
         is_task = index < len(data["tasks"])
-        right = args.xlim[1] if args.xlim else _end(panel["methods"].values())
+        # Where the methods end: what is behind does not stretch a panel.
+        ends = [curve["x"][-1] for curve in panel["methods"].values()]
+        for curve in panel["methods"].values():
+            ends += [points[0][-1] for points in curve.get("points", {}).values()]
+        right = args.xlim[1] if args.xlim else max(ends)
         for name, value in panel["baselines"].items():
             label, style = name.replace("_", " "), {"lw": 0.9, "ls": styles[name]}
             axis.axhline(value, label=label, color="#888888", zorder=1, **style)
@@ -78,8 +81,7 @@ def task_title(task: str) -> str:
 def choose_colors(
     methods: Sequence[str], palette: Sequence[str], chosen: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return a color for each method, the chosen one or the palette's next; UsageError
-    for what is no color, palette or method."""
+    """Return each method's color, chosen or the palette's next; or UsageError."""
     for method, color in chosen.items():
         if method not in methods:
             known = ", ".join(methods)
@@ -117,12 +119,6 @@ def format_tick(value: float, position: int | None = None) -> str:
     return f"{value:.4g}" if abs(value) > 1e-12 else "0"
 
 
-def _end(curves: Collection[Mapping[str, Any]]) -> float:
-    """Return where the methods end: what is behind does not stretch a panel."""
-    dots = [points[0] for curve in curves for points in _points(curve)]
-    return max(x[-1] for x in (*(curve["x"] for curve in curves), *dots))
-
-
 def _draw_published(
     axis: Axes, label: str, curve: Mapping[str, Any], right: float, kind: str
 ) -> None:
@@ -150,17 +146,13 @@ def _markers(x: np.ndarray) -> dict[str, Any]:
     return {"marker": "o" if len(x) < 4 else None, "ms": 3}
 
 
-def _points(curve: Mapping[str, Any]) -> Iterable[np.ndarray]:
-    return curve.get("points", {}).values()
-
-
 def _draw_curve(
     axis: Axes, method: str, curve: Mapping[str, Any], color: str, agg: str
 ) -> None:
     """Draw a method: solid where all its seeds have values, dotted where some ended."""
     x = curve["x"]
     style = {"color": color, **_markers(x)}
-    for points in _points(curve):
+    for points in curve.get("points", {}).values():
         axis.plot(*points, ".", color=color, ms=2.5, alpha=0.45, zorder=3)
     if "y" in curve:  # An aggregate over tasks.
         axis.plot(x, curve["y"], lw=1.6, label=method, zorder=4, **style)

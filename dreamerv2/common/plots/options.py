@@ -1,11 +1,10 @@
 """The command line of plot.py."""
 
 import argparse
-import contextlib
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dreamerv2.common.errors import UsageError
 from dreamerv2.common.flags import OptionParser
@@ -13,6 +12,28 @@ from dreamerv2.common.plots.scores import SCALES
 
 BASELINES = ("dreamerv2", "reference", "random", "human_gamer")
 STATS = (*SCALES, "mean", "median", "tasks")
+
+
+def _typed(
+    expected: str, pattern: str, convert: Callable[[str], Any] = str
+) -> Callable[[str], Any]:
+    """Return a type of arguments: what fits a pattern, converted."""
+
+    def read(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
+        return convert(text)
+
+    return read
+
+
+_BOOLEAN = _typed("True or False", "True|False", "True".__eq__)
+_NUMBER = _typed("a number", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", float)
+_COUNT = _typed("a whole number", r"0*[1-9]\d*", int)
+_AGGREGATE = _typed(
+    "stdK, perK (K up to 50), mean or none",
+    r"std\d+\.?\d*|per([0-4]?\d(\.\d*)?|50(\.0*)?)|mean|none",
+)
 
 
 def parse(argv: Sequence[str] | None = None, doc: str = "") -> argparse.Namespace:
@@ -33,7 +54,7 @@ def parse(argv: Sequence[str] | None = None, doc: str = "") -> argparse.Namespac
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is plotted").add_argument
     folder = {"type": Path, "metavar": "DIR"}
-    switch = {"type": _boolean, "metavar": "BOOL"}
+    switch = {"type": _BOOLEAN, "metavar": "BOOL"}
     patterns = {"nargs": "+", "type": _pattern, "metavar": "PATTERN"}
     add("--indir", nargs="+", required=True, help="folders of runs", **folder)
     add("--indir-prefix", help="put before each --indir", **folder)
@@ -52,10 +73,10 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--prefix", default=False, help=before, **switch)
     width = "width of bins along x, in whose mean points are joined; 0: none, and -1: "
     width += "about 30 bins of a round width (%(default)s)"
-    add("--bins", type=_number, default=-1, metavar="WIDTH", help=width)
+    add("--bins", type=_NUMBER, default=-1, metavar="WIDTH", help=width)
     over = "over seeds: stdK is the mean with K standard deviations, perK the median "
     over += "with the percentiles K and 100-K, mean the mean alone, none each seed "
-    add("--agg", "--aggregate", type=_aggregate, default="std1", help=f"{over}(std1)")
+    add("--agg", "--aggregate", type=_AGGREGATE, default="std1", help=f"{over}(std1)")
     panels = f"panels over tasks: {', '.join(STATS)}; or none (the first four for two "
     panels += "or more Atari tasks)"
     stats = {"nargs": "+", "choices": [*STATS, "none"], "metavar": "STAT"}
@@ -63,14 +84,14 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     band = "the band around published curves: a standard deviation, or from the lowest "
     band += "to the highest seed (%(default)s)"
     add("--band", choices=["std", "range"], default="std", help=band)
-    add("--maxval", type=_number, default=0, help="leave out |y| above; 0: none (0)")
-    add("--xmult", type=_number, default=1, help="x is multiplied by this (1)")
+    add("--maxval", type=_NUMBER, default=0, help="leave out |y| above; 0: none (0)")
+    add("--xmult", type=_NUMBER, default=1, help="x is multiplied by this (1)")
 
 
 def _add_look_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how it looks").add_argument
-    pair = {"nargs": 2, "type": _number}
-    count = {"type": _count}
+    pair = {"nargs": 2, "type": _NUMBER}
+    count = {"type": _COUNT}
     add("--size", default=[3.2, 2.6], help="inches of a panel (3.2 2.6)", **pair)
     add("--dpi", default=120, help="of the PNG (120)", **count)
     add("--cols", default=6, help="panels in a row, at most (6)", **count)
@@ -78,7 +99,7 @@ def _add_look_options(parser: argparse.ArgumentParser) -> None:
     add("--ylim", help="ends of the y axis of tasks", **pair)
     for axis, number in (("x", 4), ("y", 5)):
         ends = f"ticks at the very ends of the {axis} axis (False)"
-        switch = {"type": _boolean, "metavar": "BOOL", "help": ends}
+        switch = {"type": _BOOLEAN, "metavar": "BOOL", "help": ends}
         add(f"--{axis}limticks", default=False, **switch)
         ticks = f"ticks on an {axis} axis, about ({number})"
         add(f"--{axis}ticks", default=number, help=ticks, **count)
@@ -97,37 +118,10 @@ def _pairs(flag: str, values: Sequence[str], what: str) -> dict[str, str]:
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
-def _boolean(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise argparse.ArgumentTypeError(f"write True or False, not {text!r}")
-    return text == "True"
-
-
-def _number(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if math.isfinite(value := float(text)):
-            return value
-    raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, not {text!r}")
-    return int(text)
-
-
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
         message = f"{text!r} is no regular expression ({error})"
         raise argparse.ArgumentTypeError(message) from None
-    return text
-
-
-def _aggregate(text: str) -> str:
-    match = re.fullmatch(r"(std|per)(\d+\.?\d*)|mean|none", text)
-    if not match or (match[1] == "per" and float(match[2]) > 50):
-        message = f"expected stdK, perK (K up to 50), mean or none, not {text!r}"
-        raise argparse.ArgumentTypeError(message)
     return text

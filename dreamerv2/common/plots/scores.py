@@ -1,5 +1,6 @@
 """Published figures to compare with, from the files in `scores/`."""
 
+import contextlib
 import csv
 import importlib.metadata
 import math
@@ -24,17 +25,13 @@ SCALES = {
 
 def scores_file(name: str) -> Path:
     """Find a file of `scores/` in the clone or the installed package."""
-    path = Path(__file__).resolve().parents[3] / "scores" / name
-    if path.is_file():
-        return path
-    try:
+    found = [Path(__file__).resolve().parents[3] / "scores" / name]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         files = importlib.metadata.files(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        found = Path(file.locate())
-        if file.parts[-2:] == ("scores", name) and found.is_file():
-            return found
+        found += [x.locate() for x in files if x.parts[-2:] == ("scores", name)]
+    for path in map(Path, found):
+        if path.is_file():
+            return path
     raise UsageError(
         f"The file scores/{name} is missing: install {DISTRIBUTION} again, or draw "
         "nothing from it with --baselines none."
@@ -57,14 +54,12 @@ def load_published() -> dict[str, dict[str, dict[str, np.ndarray]]]:
 
 
 def load_reference_episodes() -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """Return task -> `reference` -> curve, `x` and `mean` over ten training episodes of
-    the TensorFlow 2 reference on small tasks."""
+    """Return task -> `reference` -> `x` and `mean` over ten episodes of the TF2 one."""
     curves = {}
     for task, rows in _columns("reference_small_tasks.csv", "step").items():
-        kernel = np.ones(min(10, len(rows["x"]))) / min(10, len(rows["x"]))
-        x = rows["x"][len(kernel) - 1 :]
-        mean = np.convolve(rows["train_return"], kernel, "valid")
-        curves[task] = {"reference": {"x": x, "mean": mean}}
+        size = min(10, len(rows["x"]))
+        mean = np.convolve(rows["train_return"], np.ones(size) / size, "valid")
+        curves[task] = {"reference": {"x": rows["x"][size - 1 :], "mean": mean}}
     return curves
 
 
@@ -76,8 +71,7 @@ def normalize(score: Any, baselines: dict[str, float], unit: str) -> Any | None:
 
 
 def reduce_tasks(scores: np.ndarray, stat: str) -> np.ndarray:
-    """Reduce normalised scores (tasks, ...) to their median or mean over tasks (...);
-    clip_record_mean cuts each task's score at the record, 1, before."""
+    """Take the median or mean over tasks of scores (tasks, ...); clip_ cuts at 1."""
     if stat.startswith("clip"):
         scores = np.minimum(scores, 1)
     return np.median(scores, 0) if stat.endswith("median") else np.mean(scores, 0)

@@ -41,10 +41,9 @@ def action_names(env: Any) -> list[str]:
 class FlatAction:
     """One discrete or one continuous action for a space of any nesting.
 
-    Discrete, multi-discrete and multi-binary spaces, and dicts and tuples of these,
-    become one discrete `space` of all their combinations; boxes, and dicts and tuples
-    of them, one box of one dimension, in float64, which holds 32-bit integers.
-    UsageError for a mix, more than 512 combinations, and a bound on one side alone."""
+    Discrete spaces of all kinds become one `space` of all their combinations, boxes one
+    of one dimension, in float64, which holds 32-bit integers. UsageError for a mix,
+    more than 512 combinations, and a bound on one side alone."""
 
     def __init__(self, space: Any):
         self._nested = space

@@ -18,13 +18,12 @@ class Atari:
     """An Atari game with the protocol of Machado et al. (2018).
 
     Each action is held for `action_repeat` frames, whose rewards are summed; each frame
-    ignores it with probability 0.25 and repeats what the frame before did (`sticky`). A
-    reset plays 1 to `noops` frames of doing nothing. The picture is the maximum over
-    the last two frames, since games draw some sprites in every other one, then the mean
-    over the area of each pixel of `size`. The loss of a life ends nothing, and there is
-    no time limit. Actions are indexes into those that the game uses, or into all 18
-    with `all_actions`. Observations: `image` (*size, 1 or 3) and `ram` (128,), uint8.
-    `render` gives the screen in full colour, (210, 160, 3) uint8 for most games."""
+    repeats with probability 0.25 what the one before did (`sticky`). A reset plays 1 to
+    `noops` frames of doing nothing. The picture is the maximum over the last two
+    frames, since games draw some sprites in every other one, then the mean over the
+    area of each pixel of `size`. Losing a life ends nothing; there is no time limit.
+    Actions are indexes into those that the game uses, or into all 18. Observations:
+    `image` (*size, 1 or 3) and `ram` (128,), uint8."""
 
     # The emulator's settings and its lists of games are shared by all threads.
     LOCK = threading.Lock()

@@ -18,12 +18,9 @@ _UNSCALED = 16  # An image without bounds should stay within this.
 
 
 def check_env(env: Env) -> None:
-    """Try a reset and a few steps, and check them against the spaces.
-
-    An environment that can be saved is left as it was. Numbers beyond the bounds of a
-    vector are a warning; what may pass, as a lost connection, is left to the run.
-    UsageError for all else that is not as the spaces say, and what an environment
-    raises for a fault in its code."""
+    """Try a reset and a few steps, and check them against the spaces: UsageError for
+    what is not as they say, and for a fault in the code; a warning for numbers beyond
+    the bounds of a vector. What may pass, as a lost connection, is left to the run."""
     before, space = state_of(env), env.act_space["action"]
     obs: Obs = {"is_last": True}
     try:

@@ -11,19 +11,19 @@ from dreamerv2.common.suites.wrappers import Wrapper
 class Crafter(Wrapper):
     """Actions are indexes. Observations: `image` (*size, 3) uint8, `log_reward` float32
     (also without `reward`), and per achievement `log_achievement_NAME` int32, how often
-    it was done in this episode. Death is terminal, the end of the day (10000 steps) is
-    not."""
+    it was done in this episode. Death is terminal, the end of the day is not."""
 
     def __init__(self, reward: bool, size: tuple[int, int], seed: int):
         crafter = require("crafter", "crafter")
         # Crafter's own size is (width, height).
         super().__init__(crafter.Env(size=tuple(size)[::-1], reward=reward, seed=seed))
-        self._names = list(crafter.constants.achievements)
+        names = crafter.constants.achievements
+        self._names = {name: f"log_achievement_{name}" for name in names}
         self.obs_space = {
             "image": Box(0, 255, (*size, 3), np.uint8),
             **signal_spaces(),
             "log_reward": Box(-np.inf, np.inf, (), np.float32),
-            **{_log(name): Box(0, 2**31 - 1, (), np.int32) for name in self._names},
+            **{x: Box(0, 2**31 - 1, (), np.int32) for x in self._names.values()},
         }
         self.act_space = {"action": Discrete(self._env.action_space.n)}
         self.action_names = list(crafter.constants.actions)
@@ -37,10 +37,6 @@ class Crafter(Wrapper):
         return with_signals(obs, reward, False, last, last and info["discount"] == 0)
 
     def _obs(self, image: np.ndarray, reward: float, done: dict[str, int]) -> dict:
-        logs = {_log(name): np.int32(done.get(name, 0)) for name in self._names}
+        logs = {log: np.int32(done.get(x, 0)) for x, log in self._names.items()}
         image = np.array(image, np.uint8)
         return {"image": image, "log_reward": np.float32(reward), **logs}
-
-
-def _log(achievement: str) -> str:
-    return f"log_achievement_{achievement}"

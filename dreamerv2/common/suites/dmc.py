@@ -5,23 +5,21 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from dreamerv2.common.errors import UsageError
 from dreamerv2.common.suites import mujoco_gl
 from dreamerv2.common.suites.interface import Action, Obs, signal_spaces, with_signals
 from dreamerv2.common.suites.packages import require
-from dreamerv2.common.suites.spelling import nearest
+from dreamerv2.common.suites.spelling import check_task
 from dreamerv2.common.suites.wrappers import Wrapper
 
 
 class DMC(Wrapper):
     """A task of the DeepMind Control suite, of its manipulation or rodent tasks.
 
-    `name` is DOMAIN_TASK (`cup` means `ball_in_cup`), manip_TASK as in
-    manip_reach_site, or locom_TASK as in locom_rodent_maze_forage. Actions are in the
-    task's own bounds, held for `action_repeat` steps, whose rewards are summed.
-    Observations: the task's own, without those of shape (0,): numbers as vectors (n,)
-    float32, a camera's picture as (H, W, 3) uint8; with `image` also `image` (*size, 3)
-    uint8, what `render` gives, by `camera` (-1 for the task's usual one)."""
+    `name` is DOMAIN_TASK, manip_TASK as in manip_reach_site, or locom_TASK as in
+    locom_rodent_maze_forage. Actions are in the task's own bounds. Observations: the
+    task's own, numbers as vectors (n,) float32, a camera's picture as (H, W, 3) uint8;
+    with `image` also `image` (*size, 3) uint8, what `render` gives, by `camera` (-1 for
+    the task's usual one)."""
 
     CAMERAS = {
         **{f"quadruped_{task}": 2 for task in ("walk", "run", "escape", "fetch")},
@@ -97,12 +95,12 @@ def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
         # The one with the task's features, without cameras of its own, if no image.
         kind = "vision" if image else "features"
         tasks = [t.removesuffix("_" + kind) for t in module.ALL if t.endswith(kind)]
-        _check_name(name, [f"manip_{t}" for t in tasks])
+        check_task("dmc", name, [f"manip_{t}" for t in tasks])
         return module.load(f"{task}_{kind}", seed=seed)
     if domain == "locom":
         module = require("dm_control.locomotion.examples.basic_rodent_2020", "dmc")
         tasks = [t for t in dir(module) if t.startswith("rodent_")]
-        _check_name(name, [f"locom_{t}" for t in tasks])
+        check_task("dmc", name, [f"locom_{t}" for t in tasks])
         env = getattr(module, task)(random_state=np.random.RandomState(seed))
         if not image:
             for key, observable in env.task.observables.items():
@@ -111,14 +109,8 @@ def _load_dmc(name: str, image: bool, seed: int | None) -> Any:
         return env
     tasks = {f"{d}_{t}": (d, t) for d, t in suite.ALL_TASKS}
     name = f"ball_in_{name}" if domain == "cup" else name
-    _check_name(name, tasks)
+    check_task("dmc", name, tasks)
     return suite.load(*tasks[name], task_kwargs={"random": seed})
-
-
-def _check_name(name: str, names: Any) -> None:
-    if name not in names:
-        near = nearest(f"dmc_{name}", [f"dmc_{n}" for n in names])
-        raise UsageError(f"Unknown task 'dmc_{name}': the nearest are {near}.")
 
 
 def _dmc_space(spec: Any) -> Box:

@@ -18,10 +18,9 @@ from dreamerv2.common.suites.wrappers import Wrapper
 
 
 class GymWrapper(Wrapper):
-    """Any gymnasium environment, or one of the older gym, in our own interface.
-    Observations and actions may be nested: see FlatObservation and FlatAction. A
-    truncation sets is_last alone. The `seed` goes into the first reset. UsageError,
-    here and later, for what is not as either interface says."""
+    """Any gymnasium environment, or one of the older gym, see FlatObservation and
+    FlatAction. The `seed` goes into the first reset; a truncation sets is_last alone.
+    UsageError, here and later, for what is not as either interface says."""
 
     def __init__(self, env: Any, seed: int | None = None):
         refuse_many(env)

@@ -19,8 +19,11 @@ def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] 
     of them, whose channels are joined. A box of two is a gray one if its bounds are
     those of pixels; small boards are none. UsageError for axes that cannot be told."""
     shape = tuple(space.shape)
-    if len(shape) == 2 and _is_gray(space):
-        return (*shape, 1), lambda x: x[..., None]
+    if len(shape) == 2:
+        pixels, large = bounds(space), min(shape) >= SMALLEST
+        binary = pixels == (0, 1) or np.dtype(space.dtype) == np.uint8
+        if pixels == (0, 255) or (large and binary):
+            return (*shape, 1), lambda x: x[..., None]
     if len(shape) not in (3, 4) or 0 in shape:
         return None
     if (last := _channels_last(shape[-3:])) is None:
@@ -39,20 +42,13 @@ def image_layout(name: str, space: Any) -> tuple[tuple[int, int, int], Arrange] 
 
 
 def image_range(space: Any) -> tuple[float, float] | None:
-    """Return the bounds by which a box's values are scaled to [-0.5, 0.5]; None for
-    vectors, images without bounds, and bytes from 0 to 255."""
+    """Return the bounds by which values become [-0.5, 0.5]; None for bytes, vectors."""
     is_bytes = np.dtype(space.dtype) == np.uint8
     if not (len(space.shape) == 3 or is_bytes):
         return None
     low, high = bounds(space)
     usual = is_bytes and (low, high) == (0, 255)
     return None if usual or not 0 < high - low < np.inf else (low, high)
-
-
-def _is_gray(space: Any) -> bool:
-    pixels, large = bounds(space), min(space.shape) >= SMALLEST
-    binary = pixels == (0, 1) or np.dtype(space.dtype) == np.uint8
-    return pixels == (0, 255) or (large and binary)
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool | None:

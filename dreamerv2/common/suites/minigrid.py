@@ -20,14 +20,20 @@ class MiniGrid(Wrapper):
 
     Actions are indexes. Observations, of a view of 7 by 7 fields: `grid` (980,)
     float32, per field its object, colour and state, each one-hot; `direction` (4,)
-    float32, where the agent looks, one-hot; with `image` also `image` (*size, 3) uint8,
-    the view as a picture. What the mission's sentence says is not observed. A goal or a
-    death is terminal, the end of the task's steps is not. `render` shows the whole
-    world, from above. The seed goes into the first reset."""
+    float32, one-hot; with `image` also `image` (*size, 3) uint8, the view as a picture.
+    The mission's sentence is not observed. A goal or a death is terminal, the end of
+    the task's steps is not. The seed goes into the first reset."""
 
     def __init__(self, name: str, image: bool, size: tuple[int, int], seed: int):
         constants = require("minigrid.core.constants", "minigrid")
-        super().__init__(_make(find_grid(name)))
+        task = find_grid(name)
+        kind = {"render_mode": "rgb_array", "disable_env_checker": True}
+        try:
+            super().__init__(gymnasium.make(task, **kind))
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{task} needs a package that is missing: {error}."
+            ) from error
         self._seed = seed
         names = "OBJECT_TO_IDX", "COLOR_TO_IDX", "STATE_TO_IDX"
         self._kinds = [len(getattr(constants, name)) for name in names]
@@ -80,10 +86,3 @@ def find_grid(name: str) -> str:
             known[letters(spelling)] = full
             known[letters(spelling.removeprefix("MiniGrid-"))] = full
     return find_spelt("MiniGrid task", name, known)
-
-
-def _make(name: str) -> gymnasium.Env:
-    try:
-        return gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{name} needs a package that is missing: {error}.") from error

@@ -1,14 +1,11 @@
 """Choose what MuJoCo renders by: EGL, else OSMesa, which needs no graphics card."""
 
-import ctypes.util
 import importlib
 import os
+import subprocess
 import sys
 
 from dreamerv2.common.errors import UsageError
-
-_DEVICES = 16  # Graphics cards that are asked.
-_PLATFORM_DEVICE = 0x313F  # EGL_PLATFORM_DEVICE_EXT
 
 WAYS = (
     "install Debian's libegl1 and libgl1-mesa-dri for egl, or libosmesa6 for osmesa, "
@@ -17,14 +14,12 @@ WAYS = (
 
 
 def choose_renderer() -> None:
-    """Set MUJOCO_GL, unless it is, or there is a screen, which MuJoCo finds itself: to
-    egl where a device of it can be opened, else osmesa where its library is there, else
-    to no rendering. Must come before dm_control is imported."""
+    """Set MUJOCO_GL, unless it is or there is a screen; before dm_control is
+    imported."""
     screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if sys.platform != "linux" or screen or os.environ.get("MUJOCO_GL"):
         return
-    found = "egl" if has_egl() else "osmesa" if has_osmesa() else "disable"
-    os.environ["MUJOCO_GL"] = found
+    os.environ["MUJOCO_GL"] = next(filter(renders, ("egl", "osmesa")), "disable")
 
 
 def check_renderer() -> None:
@@ -47,30 +42,8 @@ def cannot_render(error: Exception) -> UsageError:
     return UsageError(f"MuJoCo cannot render by MUJOCO_GL={name} ({text}): {WAYS}.")
 
 
-def has_egl() -> bool:
-    """Check that a device of EGL can be opened."""
-    try:
-        egl = ctypes.CDLL("libEGL.so.1")
-    except OSError:
-        return False
-    uint, pointer = ctypes.c_uint, ctypes.c_void_p
-    egl.eglGetProcAddress.restype = pointer
-    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
-    egl.eglInitialize.argtypes = [pointer] * 3
-    query = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    display = egl.eglGetProcAddress(b"eglGetPlatformDisplayEXT")
-    if not query or not display:
-        return False
-    query = ctypes.CFUNCTYPE(uint, ctypes.c_int, pointer, pointer)(query)
-    display = ctypes.CFUNCTYPE(pointer, uint, pointer, pointer)(display)
-    devices, count = (pointer * _DEVICES)(), ctypes.c_int()
-    if not query(_DEVICES, devices, ctypes.addressof(count)):
-        return False
-    displays = (display(_PLATFORM_DEVICE, d, None) for d in devices[: count.value])
-    # Left open: closing it would close it for all of this process.
-    return any(d and egl.eglInitialize(d, None, None) for d in displays)
-
-
-def has_osmesa() -> bool:
-    """Check that the library of OSMesa is there."""
-    return ctypes.util.find_library("OSMesa") is not None
+def renders(backend: str) -> bool:
+    """Try a backend in a process of its own, since this one can import just one."""
+    command = [sys.executable, "-c", "import dm_control._render"]
+    env = {**os.environ, "MUJOCO_GL": backend}
+    return not subprocess.run(command, env=env, capture_output=True).returncode

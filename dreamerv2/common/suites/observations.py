@@ -23,10 +23,9 @@ class FlatObservation:
     The names of nested dicts and tuples are joined by `_`, as in robot_joints or
     view_0. A discrete value becomes a one-hot vector, a multi-discrete one those of its
     parts in a row, a multi-binary one a vector; boxes become images (see
-    `image_layout`) or vectors. Floats become float32, integers but uint8 int32. What is
-    none of these is left out. `spaces` maps each name to its box. UsageError where
-    nothing is left, and, when called, for what the space does not say, and numbers that
-    would have to change."""
+    `image_layout`) or vectors, floats float32, integers but uint8 int32. `spaces` maps
+    each name to its box. UsageError where nothing is left, and, when called, for what
+    the space does not say and numbers that would have to change."""
 
     def __init__(self, space: Any):
         self._keys = {key for key, _ in spaces.parts_of(space) or ()}

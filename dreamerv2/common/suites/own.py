@@ -14,9 +14,8 @@ from dreamerv2.common.suites.wrappers import Wrapper
 
 
 class OwnWrapper(Wrapper):
-    """An environment of our own interface that somebody else wrote. Its spaces may be
-    any, see FlatObservation and FlatAction; keys that begin `log_` stay as they are.
-    UsageError, here and later, for what is not as the interface says."""
+    """An environment of our own interface that somebody else wrote, of any spaces; keys
+    that begin `log_` stay. UsageError for what is not as the interface says."""
 
     def __init__(self, env: Any):
         super().__init__(env)

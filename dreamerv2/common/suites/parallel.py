@@ -32,13 +32,12 @@ class Async:
     """Run an environment in a thread or a process, and speak to it through a pipe.
 
     `reset` and `step` return a promise: a function that waits for the observation, so
-    that many environments can work at the same time. What fails there is raised here,
-    as RuntimeError with the worker's traceback and the environment's `name`; a
-    UsageError stays one. No answer within `timeout` seconds (None: for ever) is a
-    TimeoutError; the construction has 120 at least. A process is a fresh interpreter
-    (torch's threads do not survive a fork) that loads neither the main script nor
-    torch, unless the `constructor`, pickled with cloudpickle, asks for them. When this
-    process dies, the worker ends."""
+    that many environments can work at once. What fails there is raised here, as
+    RuntimeError with the worker's traceback and the environment's `name`; a UsageError
+    stays one. No answer within `timeout` seconds (None: for ever) is a TimeoutError;
+    the construction has 120 at least. A process is a fresh interpreter (torch's threads
+    do not survive a fork) that loads neither the main script nor torch, unless the
+    pickled `constructor` asks for them, and ends with this one."""
 
     def __init__(
         self,
@@ -65,18 +64,12 @@ class Async:
         try:
             self._conn.send_bytes(payload)
             self._receive(0, "its construction")
+            self._timeout = timeout
+            self.obs_space: Spaces = self.access("obs_space")
+            self.act_space: Spaces = self.access("act_space")
         except BaseException:
             self._end()
             raise
-        self._timeout = timeout
-
-    @functools.cached_property
-    def obs_space(self) -> Spaces:
-        return self.access("obs_space")
-
-    @functools.cached_property
-    def act_space(self) -> Spaces:
-        return self.access("act_space")
 
     def reset(self) -> Callable[[], Obs]:
         return self.call("reset")
@@ -99,9 +92,8 @@ class Async:
         return self._request(name, operator.attrgetter(name))()
 
     def close(self, grace: float = 5.0) -> None:
-        """Close the environment and end its worker, within about `grace` seconds. One
-        that is still busy then is killed (a thread is left behind), with a warning.
-        What the environment's own close raises is raised after that."""
+        """Close the environment and end its worker, within about `grace` seconds: then
+        a process is killed, a thread left behind, with a warning."""
         if not self._end.alive:
             return
         try:

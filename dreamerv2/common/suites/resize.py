@@ -8,8 +8,7 @@ class AreaResize:
 
     Weights and sums are whole numbers, exact in float32 below 2^24, else in float64, so
     every machine gives the same pixels. With n old pixels, m new ones and g their
-    greatest common divisor, let an old pixel be m/g units long; then a new one is n/g
-    units long, and the weight of an old pixel is the number of units they share."""
+    greatest common divisor, an old pixel is m/g units long, a new one n/g."""
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int]):
         rows, columns = map(_weights, old, new)
@@ -36,8 +35,7 @@ def _weights(old: int, new: int) -> np.ndarray:
 
 def _taps(weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the non-zero weights as a few (index, weight) arrays over the new pixels:
-    gathers are as fast as a matrix product, without threads beside those of the
-    training."""
+    as fast as a matrix product, without its threads beside those of the training."""
     count = int((weights > 0).sum(1).max())
     index = np.argsort(weights == 0, axis=1, kind="stable")[:, :count]
     values = np.take_along_axis(weights, index, 1).astype(np.float32)

@@ -16,11 +16,10 @@ _STICKY = 0.25  # How likely a frame ignores its action.
 
 
 class Retro(Wrapper):
-    """A game of stable-retro; Airstriker-Genesis comes with it.
+    """A game of stable-retro; Airstriker-Genesis comes with it. A process can hold one.
 
     Frames and sticky actions as of Atari; the last frame is shown, each pixel the mean
-    over the area it covers. The end of the game, as its scenario has it, is terminal. A
-    process can hold one of these until it is closed. Actions are indexes into the
+    over its area. The end of the game is terminal. Actions are indexes into the
     combinations of buttons that the game can tell apart. Observations: `image` (*size,
     1 or 3) uint8; `render` gives the screen in full size and colour."""
 

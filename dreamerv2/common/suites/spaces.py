@@ -1,5 +1,4 @@
-"""Spaces of any nesting, taken apart; told apart by attributes, as gym and gymnasium
-have classes of their own."""
+"""Spaces of any nesting, told apart by attributes, as gym has classes of its own."""
 
 from collections.abc import Iterator
 from typing import Any

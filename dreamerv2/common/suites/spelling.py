@@ -17,6 +17,13 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     return ", ".join(difflib.get_close_matches(name, list(names), count, cutoff=0.0))
 
 
+def check_task(suite: str, name: str, names: Iterable[str]) -> None:
+    """Raise UsageError, with the nearest name, for a task that a suite lacks."""
+    if name not in names:
+        near = nearest(name, names, 1)
+        raise UsageError(f"Unknown task {suite}_{name}: did you mean {suite}_{near}?")
+
+
 def find_spelt(what: str, name: str, known: Mapping[str, str]) -> str:
     """Look a name up in `known`, letters -> name; UsageError names the nearest."""
     if letters(name) in known:

@@ -86,11 +86,10 @@ class ToyCatch:
 class ToyReach:
     """A point moves to a target in the square [-1, 1] x [-1, 1]: continuous actions.
 
-    Both begin at uniformly random places. The action, two numbers clipped to [-1, 1],
-    moves the point by SPEED times itself. The reward of each step is 1 - distance to
-    the target. Episodes have 25 steps and end by the clock, so they never are terminal.
-    Observations: `position` (2,) and `target` (2,), float32; with `image` also `image`
-    (*size, 3) uint8, the target as a green disc under the red point, y upwards."""
+    The action (2,), clipped to [-1, 1], moves the point by SPEED times itself; the
+    reward is 1 - distance to the target. Episodes end after 25 steps, never terminally.
+    Observations: `position` and `target`, (2,) float32; with `image` also `image`
+    (*size, 3) uint8, the target green, the point red, y upwards."""
 
     SPEED = 0.2
     STEPS = 25

@@ -54,12 +54,6 @@ class Wrapper:
     def step(self, action: Action) -> Obs:
         return self._observed(self._env.step(self._done(action)))
 
-    def state_dict(self) -> dict[str, Any] | None:
-        return state_of(self._env)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._env.load_state_dict(state)
-
     def close(self) -> None:
         close(self._env)
 
@@ -71,8 +65,7 @@ class Wrapper:
 
 
 class TimeLimit(Wrapper):
-    """End episodes after `duration` steps, 0 for no limit, by is_last alone;
-    RuntimeError for a step after the end."""
+    """End episodes after `duration` steps, 0 for no limit, by is_last alone."""
 
     def __init__(self, env: Env, duration: int):
         super().__init__(env)
@@ -121,8 +114,7 @@ class ActionRepeat(Wrapper):
 
 
 class NormalizeAction(Wrapper):
-    """Map actions in [-1, 1] to the environment's bounds, and clip to them; dimensions
-    with an infinite one are passed on unchanged."""
+    """Map actions in [-1, 1] to the bounds, if finite, and clip to them."""
 
     def __init__(self, env: Env):
         super().__init__(env)
@@ -144,8 +136,7 @@ class NormalizeAction(Wrapper):
 
 
 class OneHotAction(Wrapper):
-    """Take one-hot vectors where the environment takes an index; ValueError for others,
-    as a soft one would hide a fault of the policy."""
+    """Take one-hot vectors for an index; ValueError for any other vector."""
 
     def __init__(self, env: Env):
         super().__init__(env)
@@ -165,8 +156,7 @@ class OneHotAction(Wrapper):
 
 
 class ResizeImage(Wrapper):
-    """Resize every image, (H, W) or (H, W, C), to `size`: the pixel whose centre is
-    nearest, so values and dtypes stay as they are."""
+    """Resize images to `size`: the pixel whose centre is nearest, unchanged."""
 
     def __init__(self, env: Env, size: tuple[int, int]):
         super().__init__(env)
@@ -174,7 +164,9 @@ class ResizeImage(Wrapper):
         self.obs_space = dict(env.obs_space)
         for key, space in env.obs_space.items():
             if len(space.shape) in (2, 3) and space.shape[:2] != tuple(size):
-                self._index[key] = at = np.ix_(*map(_nearest, space.shape, size))
+                pairs = zip(space.shape[:2], size, strict=True)
+                centres = [(np.arange(new) + 0.5) * old / new for old, new in pairs]
+                at = self._index[key] = np.ix_(*(x.astype(int) for x in centres))
                 ends = space.low[at], space.high[at]
                 self.obs_space[key] = Box(*ends, dtype=space.dtype)
 
@@ -182,14 +174,8 @@ class ResizeImage(Wrapper):
         return {**obs, **{key: obs[key][at] for key, at in self._index.items()}}
 
 
-def _nearest(old: int, new: int) -> np.ndarray:
-    """Return for each of `new` pixels the index of the old one under its centre."""
-    return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-
-
 class RenderImage(Wrapper):
-    """Add what `render()` gives, (H, W, 3) uint8, as the observation `image`, with
-    `size` resized by area, so that thin lines stay."""
+    """Add what `render()` gives, resized to `size` by area, as `image`."""
 
     def __init__(self, env: Env, size: tuple[int, int] | None = None):
         super().__init__(env)
