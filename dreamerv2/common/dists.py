@@ -5,8 +5,7 @@ randomness comes from one place (noise.py); nothing waits for the device to vali
 arguments; and they compute what TensorFlow Probability does, clipping included.
 
 Each has a batch shape and an event shape, over which ``log_prob`` and ``entropy`` are
-summed, in the dtype of the parameters. It has ``noise_kind`` and ``noise_shape``, of
-what sample() needs; ``sample(noise)``, differentiable where the reference's is; and
+summed; ``noise_kind`` and ``noise_shape`` of what ``sample(noise)`` needs; and
 ``mean(noise)``, ``mode(noise)``, ``entropy(noise)``, whose noise function (see
 noise.NoiseFn) only TanhNormalDist needs."""
 

@@ -1,7 +1,6 @@
 """Environments, and `make_env`, which builds the one that a task's name asks for."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -30,6 +29,7 @@ from dreamerv2.common.suites.wrappers import OneHotSpace as OneHotSpace
 from dreamerv2.common.suites.wrappers import Wrapper as Wrapper
 
 OWN = "own"  # The suite of environments that come from Python.
+SUITES = ("atari", "dmc", "toy", "gym", "crafter", "minigrid", "retro")
 
 
 def make_env(config: Any, seed: int, train: bool = True) -> Env:
@@ -47,7 +47,7 @@ def make_env(config: Any, seed: int, train: bool = True) -> Env:
             f"Unknown task {config.task!r}: expected SUITE_NAME with a suite of "
             f"{', '.join(SUITES)}; the nearest is {nearest(suite, SUITES, 1)}."
         )
-    env = SUITES[suite](name, config, seed)
+    env = _made(suite, name, config, seed)
     if suite == "gym":
         check_env(limited(env, config, seed))
         env.seed(seed)  # The check has used it.
@@ -64,51 +64,49 @@ def limited(env: Env, config: Any, seed: int) -> Env:
     return env
 
 
-def _make_atari(name: str, config: Any, seed: int) -> Env:
-    look = config.action_repeat, config.render_size, config.atari_grayscale
-    return Atari(name, *look, all_actions=config.atari_all_actions, seed=seed)
+def _made(suite: str, name: str, config: Any, seed: int) -> Env:
+    """Make an environment, before its actions are normalized."""
+    # Rendering is slow, so only if the encoder uses an image.
+    image = bool(re.match(config.encoder.cnn_keys, "image"))
+    repeat, size, gray = (
+        config.action_repeat,
+        config.render_size,
+        config.atari_grayscale,
+    )
+    match suite:
+        case "atari":
+            every = config.atari_all_actions
+            return Atari(name, repeat, size, gray, all_actions=every, seed=seed)
+        case "dmc":
+            return DMC(name, repeat, size, config.dmc_camera, image, seed)
+        case "toy":
+            check_task(suite, name, ("catch", "reach"))
+            catch = name == "catch"
+            env = ToyCatch(seed, 3, size) if catch else ToyReach(seed, image, size)
+            return ActionRepeat(env, repeat)
+        case "gym":
+            return _make_gym(name, config, seed, image)
+        case "crafter":
+            check_task(suite, name, ("reward", "noreward"))
+            if repeat != 1:
+                raise UsageError("Crafter holds no action: use --action_repeat 1.")
+            return Crafter(name == "reward", size, seed)
+        case "minigrid":
+            return ActionRepeat(MiniGrid(name, image, size, seed), repeat)
+        case "retro":
+            if config.envs_parallel != "process":
+                raise UsageError(
+                    "A process can hold one environment of the suite retro, and "
+                    "training and evaluation need one each: use --envs_parallel "
+                    "process."
+                )
+            return Retro(name, repeat, size, gray, seed)
 
 
-def _make_toy(name: str, config: Any, seed: int) -> Env:
-    check_task("toy", name, ("catch", "reach"))
-    if name == "catch":
-        env = ToyCatch(seed, size=config.render_size)
-    else:
-        env = ToyReach(seed, _sees_image(config), config.render_size)
-    return ActionRepeat(env, config.action_repeat)
-
-
-def _make_dmc(name: str, config: Any, seed: int) -> Env:
-    repeat, size, camera = config.action_repeat, config.render_size, config.dmc_camera
-    return DMC(name, repeat, size, camera, _sees_image(config), seed)
-
-
-def _make_crafter(name: str, config: Any, seed: int) -> Env:
-    check_task("crafter", name, ("reward", "noreward"))
-    if config.action_repeat != 1:
-        raise UsageError("Crafter holds no action: use --action_repeat 1.")
-    return Crafter(name == "reward", config.render_size, seed)
-
-
-def _make_minigrid(name: str, config: Any, seed: int) -> Env:
-    env = MiniGrid(name, _sees_image(config), config.render_size, seed)
-    return ActionRepeat(env, config.action_repeat)
-
-
-def _make_retro(name: str, config: Any, seed: int) -> Env:
-    if config.envs_parallel != "process":
-        raise UsageError(
-            "A process can hold one environment of the suite retro, and training and "
-            "evaluation need one each: use --envs_parallel process."
-        )
-    repeat, size = config.action_repeat, config.render_size
-    return Retro(name, repeat, size, config.atari_grayscale, seed)
-
-
-def _make_gym(name: str, config: Any, seed: int) -> Env:
+def _make_gym(name: str, config: Any, seed: int, image: bool) -> Env:
     env = GymWrapper(_gym_made(name), seed)
     # Where the encoder's pattern names the image, rather than anything.
-    named = _sees_image(config) and not re.match(config.encoder.cnn_keys, "~")
+    named = image and not re.match(config.encoder.cnn_keys, "~")
     if render := named and "image" not in env.obs_space:
         env.close()
         env = GymWrapper(_gym_made(name, render_mode="rgb_array"), seed=seed)
@@ -136,20 +134,3 @@ def _gym_made(name: str, **options: Any) -> gymnasium.Env:
         raise UsageError(
             f"Gymnasium has no environment {name!r}: the nearest are {near}."
         ) from error
-
-
-# (name, config, seed) -> environment, before its actions are normalized.
-SUITES: dict[str, Callable[[str, Any, int], Env]] = {
-    "atari": _make_atari,
-    "dmc": _make_dmc,
-    "toy": _make_toy,
-    "gym": _make_gym,
-    "crafter": _make_crafter,
-    "minigrid": _make_minigrid,
-    "retro": _make_retro,
-}
-
-
-def _sees_image(config: Any) -> bool:
-    """Check that the encoder uses an image: rendering it is slow, so only then."""
-    return bool(re.match(config.encoder.cnn_keys, "image"))

@@ -96,9 +96,8 @@ class Encoder(_Coder):
     """Images and vectors to one embedding.
 
     Images (H, W, C), joined on their channels, go through convolutions of stride 2
-    without padding, of depth cnn_depth * 2^i, and are flattened in the order height,
-    width, channel. Vectors, joined, go through the mlp_layers. Both outputs are joined.
-    `shapes` are the observations', the keys patterns; see select_keys."""
+    without padding, of depth cnn_depth * 2^i, and are flattened as (height, width,
+    channel). Vectors, joined, go through the mlp_layers. The keys are patterns."""
 
     def __init__(
         self,
@@ -165,9 +164,8 @@ class Decoder(_Coder):
     """Features to distributions of images and vectors, each of unit variance.
 
     For images, a linear map to 32 * cnn_depth, then transposed convolutions of stride 2
-    from 1x1, of depth cnn_depth * 2^(n-i-2), the last with the channels of all images
-    and neither norm nor activation. For vectors, the mlp_layers, then a linear map per
-    key."""
+    from 1x1, of depth cnn_depth * 2^(n-i-2), the last, of all images' channels, without
+    norm or activation. For vectors, the mlp_layers, then a linear map per key."""
 
     def __init__(
         self,

@@ -21,12 +21,10 @@ class Replay:
     Index t of an episode holds observation t and the action that led to it; index 0 is
     the reset, with a zero action. Sequences are cut from the n + 1 transitions of an
     episode of n steps; n is in its file's name, `stats`, minlen and capacity. The
-    directory holds a file per episode; those found there are loaded. The seed decides,
-    with the episodes, what the datasets give.
-
-    With storage `memory` all is read at once, and files are compressed; with `disk`
-    they are mapped, so as large as the memory would be (Atari: 4 GB per million steps).
-    Several threads may add while others sample. UsageError for what does not fit."""
+    directory holds a file per episode; those found there are loaded. With storage
+    `memory` all are read at once, and files compressed; with `disk` they are mapped, as
+    large as the memory would be (Atari: 4 GB per million steps). Several threads may
+    add while others sample. UsageError for what does not fit."""
 
     def __init__(
         self,
@@ -142,12 +140,11 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any], unfinished: bool = False) -> None:
         """Restore the datasets, both those that exist and those made later.
 
-        With `unfinished` the environments go on where `state` was taken, in the middle
-        of their episodes. Then so do the unfinished episodes, and those on disk that
-        were finished later are held back until an episode with the same contents is
-        finished, or any other one. Batches are then bit-identical to those of a run
-        that was never stopped, if no episode was dropped or removed while it was drawn
-        from. Else unfinished episodes are given up, and all on disk are drawn from."""
+        With `unfinished` the environments go on where `state` was taken, in
+        mid-episode, and episodes finished later are held back until one of the same
+        contents is finished, or any other. Batches are then bit-identical to those of a
+        run never stopped, if no episode was dropped or removed while it was drawn from.
+        Else unfinished ones are given up."""
         with self._lock:
             self._unfinished.clear()
             if "newest" in state:
@@ -155,7 +152,14 @@ class Replay:
                     self._store.go_back(state["newest"])
                 self._store.compare(state["newest"], *state["totals"])
                 for worker, content in state["unfinished"]:
-                    self._restore(worker, content, unfinished)
+                    arrays = from_bytes(content, convert).arrays
+                    self._store.check(arrays)
+                    total, name = len(arrays["is_first"]), f"unfinished-{worker}"
+                    episode = Episode(arrays, total, name)
+                    if arrays["is_last"][-1]:
+                        self._add(episode)  # It was finished, and could not be written.
+                    elif unfinished:
+                        self._unfinished[worker] = episode
             self._dataset_states = list(state["datasets"])
             for ref, saved in zip(self._datasets, self._dataset_states, strict=False):
                 dataset = ref()
@@ -192,16 +196,6 @@ class Replay:
         """Draw no more from an episode whose file turned out to be lost; say so."""
         with self._lock:
             self._store.forget(error)
-
-    def _restore(self, worker: int, content: bytes, unfinished: bool) -> None:
-        """Take back an episode that had no file when the state was taken."""
-        arrays = from_bytes(content, convert).arrays
-        self._store.check(arrays)
-        episode = Episode(arrays, len(arrays["is_first"]), f"unfinished-{worker}")
-        if arrays["is_last"][-1]:
-            self._add(episode)  # It was finished, and could not be written.
-        elif unfinished:
-            self._unfinished[worker] = episode
 
     def _add(self, episode: Episode) -> None:
         if episode.steps >= self._minlen:

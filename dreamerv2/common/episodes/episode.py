@@ -64,9 +64,8 @@ class Episode:
     """One episode, in memory or in its file, whose `name` it has once finished.
 
     arrays: (N, ...) per key, of which the first `total` rows are the transitions. Those
-    are never written again, and growing makes new arrays: who holds `arrays` and a
-    `total` of any moment may read that much later, from any thread. None if they are to
-    be read from the file, where `fields` are their places, once known."""
+    are never written again, and growing makes new arrays, so any thread may read what
+    it holds. None if they are in the file, at the places `fields`, once known."""
 
     def __init__(
         self, arrays: Arrays | None = None, total: int = 0, name: str | None = None

@@ -36,7 +36,7 @@ class Index:
         self._shared: dict[str, Signature] = {}  # Most files have the same one.
         self._stale = False
         self._torn = False
-        self.damaged = self._read()  # Lines that were not understood.
+        self._read()
 
     def trusted(self, name: str, stat: os.stat_result) -> Signature | None:
         """Return the signature if the file of this stat is the one that was whole."""
@@ -82,15 +82,15 @@ class Index:
             write_atomically(self._path, lambda file: file.write(b"".join(lines)))
             self._stale = self._torn = False
 
-    def _read(self) -> int:
-        """Take what is whole in the file; return the number of other lines."""
+    def _read(self) -> None:
+        """Take what is whole in the file."""
         try:
             content = self._path.read_bytes()
         except OSError:
-            return 0
+            return
         begin, *lines = content.split(b"\n")
         self._torn = not content.endswith(b"\n")
-        damaged = 0
+        damaged = 0  # Lines that are not understood.
         if begin + b"\n" != _encode(_FORMAT):
             damaged, lines = 1, []  # What they mean is not known.
         for line in filter(None, lines):
@@ -101,7 +101,8 @@ class Index:
             except (ValueError, TypeError, KeyError, AttributeError):
                 damaged += 1
         self._stale = bool(damaged) or self._torn
-        return damaged
+        if damaged:
+            print(f"The index of {self._path.parent} was damaged, and is made again.")
 
     def _set(self, name: str, entry: Entry) -> None:
         signature = self._shared.setdefault(repr(entry.signature), entry.signature)

@@ -125,10 +125,8 @@ def view_arrays(buffer: Any, fields: dict[str, Field]) -> Arrays:
 
 class Reader:
     """Arrays of episodes that stay in their files, the latest ones open; thread-safe.
-
-    open_episode makes an episode's arrays, or raises EpisodeLostError. At most so many
-    files are open, and bytes of them mapped. The system ends the process if somebody
-    shortens a mapped file; this program never does."""
+    At most so many files are open, and bytes of them mapped. The system ends the
+    process if somebody shortens a mapped file; this program never does."""
 
     def __init__(
         self, open_episode: Callable[[Any], Arrays], files: int = 128, size: int = 2**28

@@ -103,7 +103,12 @@ class Dataset:
         if self._future is None:
             self._submit()
         while isinstance(error := self._future.exception(), EpisodeLostError):
-            self._replace(error)
+            self._source.forget(error)
+            for index, row in enumerate(self._rows):
+                spans = [piece.span for piece in row or []] + [self._rests[index]]
+                if any(span and span.episode.name == error.name for span in spans):
+                    self._rows[index] = self._rests[index] = None
+            self._submit()
         result = self._future.result()
         self._rows, self._future = [None] * self._batch, None
         if self._ahead:
@@ -163,15 +168,6 @@ class Dataset:
         self._future = Future()
         job = self._future, self._rows, self._length, self._source.read
         self._jobs.put((*job, self._transform))
-
-    def _replace(self, error: EpisodeLostError) -> None:
-        """Plan the rows anew in which a lost episode is."""
-        self._source.forget(error)
-        for index, row in enumerate(self._rows):
-            spans = [piece.span for piece in row or []] + [self._rests[index]]
-            if any(span and span.episode.name == error.name for span in spans):
-                self._rows[index] = self._rests[index] = None
-        self._submit()
 
     def _plan(self, index: int) -> PlannedRow:
         """Return the pieces that fill a row, from the rest of its last sequence on."""

@@ -181,9 +181,6 @@ class Store:
 
     def _load(self, until: str | None = None) -> list[str]:
         """Load the newest episodes up to `until`; count all, and return their names."""
-        if self._files.index.damaged:
-            print(f"The index of {self.directory} was damaged, and is made again.")
-            self._files.index.damaged = 0
         names = [name for name in self._names() if until is None or name <= until]
         waiting = [name for name in names if steps_in(name) >= self._minlen]
         episodes: list[Episode] = []

@@ -46,9 +46,8 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def encode_gif(frames: np.ndarray, fps: float = 20) -> bytes:
     """Encode a video (T, H, W, C) uint8, C 1 or 3, as a GIF that loops for ever. Gray
-    videos, and frames of at most 256 colors, are exact; others get the 256 colors that
-    suit each frame best. GIF counts in 1/100 s and viewers want at least 2 of them, so
-    50 is the most for `fps`. ValueError for another array."""
+    videos, and frames of up to 256 colors, are exact. GIF counts in 1/100 s, at least
+    2, so 50 is the most for `fps`. ValueError for another array."""
     shape, dtype = np.shape(frames), frames.dtype
     if len(shape) != 4 or shape[-1] not in (1, 3) or dtype != np.uint8 or not shape[0]:
         raise ValueError(

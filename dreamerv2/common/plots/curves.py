@@ -59,8 +59,7 @@ class Curve:
 
 
 def load_runs(args: argparse.Namespace, warn: Warn) -> list[LoggedRun]:
-    """Return the runs that have both metrics, in the order of the patterns; or
-    UsageError. `warn` takes a sentence about what is left out."""
+    """Return the runs that have both metrics, in the order of the patterns."""
     xaxis, yaxis, below = args.xaxis, args.yaxis, _join(args.indir)
     found = [run for folder in args.indir for run in find_runs(folder, args.prefix)]
     if not found:

@@ -109,9 +109,8 @@ class Async:
             self._end()
 
     def _alive(self) -> bool:
-        if isinstance(self._worker, subprocess.Popen):
-            return self._worker.poll() is None
-        return self._worker.is_alive()
+        is_thread = isinstance(self._worker, threading.Thread)
+        return self._worker.is_alive() if is_thread else self._worker.poll() is None
 
     def _request(self, what: str, function: Callable[[Env], Any]) -> Callable[[], Any]:
         if not self._end.alive:
@@ -140,10 +139,8 @@ class Async:
         """Wait until a request is answered; the answers are kept for their promises."""
         while self._answered < ticket:
             if not self._conn.poll(self._timeout):
-                seconds = f"{self._timeout:g} s"
-                raise TimeoutError(
-                    f"{self._name} gave no answer to {what} within {seconds}."
-                )
+                late = f"gave no answer to {what} within {self._timeout:g} s"
+                raise TimeoutError(f"{self._name} {late}.")
             try:
                 number, *reply = cloudpickle.loads(self._conn.recv_bytes())
             except (EOFError, OSError) as error:
@@ -152,7 +149,7 @@ class Async:
             self._replies[number] = reply
 
     def _death(self, what: str) -> str:
-        if not isinstance(self._worker, subprocess.Popen):
+        if isinstance(self._worker, threading.Thread):
             return f"{self._name} ended its thread during {what}."
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._worker.wait(2)

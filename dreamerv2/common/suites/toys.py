@@ -52,8 +52,7 @@ class ToyCatch:
             reward = 1.0 if self._paddle == self._column else -1.0
             self._left -= 1
         over = self._left == 0
-        obs = {"image": self._image()}
-        return with_signals(obs, reward, is_last=over, is_terminal=over)
+        return with_signals({"image": self._image()}, reward, False, over, over)
 
     def oracle(self) -> int:
         # Towards the ball; while none falls, to the centre.
