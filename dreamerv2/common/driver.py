@@ -13,9 +13,6 @@ from dreamerv2.common.errors import UsageError
 if TYPE_CHECKING:  # For annotations alone: the driver needs no torch.
     from dreamerv2.common.other import Timer
 
-# Given the index of an environment and its error: one that takes its place.
-Replace = Callable[[int, Exception], Any]
-
 # (obs of (N, ...) arrays, state) -> ({"action": (N, A), ...}, state)
 Policy = Callable[[dict[str, np.ndarray], Any], tuple[dict[str, np.ndarray], Any]]
 
@@ -37,15 +34,14 @@ class Driver:
 
     An environment fails when it raises anything but a UsageError, or gives a number
     that is not finite (but for `log_` keys). Then its unfinished episode is dropped,
-    and `replace` gives the one that goes on in its place, or by default raises a
-    RuntimeError. `timer` is told the time of waiting for them, as env. `extra` are
-    outputs of the policy, beside actions, that transitions keep, each with what stands
-    for it where the policy does not give it, as at a reset."""
+    and `replace(worker, error)` gives one in its place, or a RuntimeError is raised.
+    `timer` is told the time of waiting for them, as env. `extra` are outputs of the
+    policy, beside actions, that transitions keep, with what stands for missing ones."""
 
     def __init__(
         self,
         envs: Sequence[Any],
-        replace: Replace | None = None,
+        replace: Callable[[int, Exception], Any] | None = None,
         timer: Timer | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
     ):

@@ -152,9 +152,8 @@ class TerminalOutput:
 
 
 class JSONLOutput:
-    """Appends the scalars to `metrics.jsonl`, one JSON object with `step` per line; NaN
-    and infinity become null. Opening the file repairs a last line that was cut; `warn`
-    takes a sentence about what was removed. UsageError if it cannot be written."""
+    """Appends the scalars to `metrics.jsonl`, a JSON object per line; NaN becomes null.
+    Opening it repairs a last line that was cut, of which `warn` takes a sentence."""
 
     def __init__(
         self, logdir: str | os.PathLike, warn: Callable[[str], None] | None = None

@@ -83,7 +83,7 @@ def summarize(runs: Sequence[LoggedRun], args: argparse.Namespace) -> dict[str, 
     width = curves.nice_width(runs) if args.bins < 0 else args.bins
     baselines = scores.load_baselines() if args.baselines else {}
     drawn = choose_baselines(args.baselines, baselines)
-    published = load_published(args.xaxis, args.yaxis, args.xmult, drawn)
+    published = load_published(args, drawn)
     # Scores are returns; other metrics are not to be compared with them.
     units = scores.load_baselines() if args.yaxis.endswith("return") else {}
     groups: dict[str, dict[str, list[LoggedRun]]] = {}
@@ -183,22 +183,16 @@ def choose_baselines(
     return list(dict.fromkeys(chosen))
 
 
-def load_published(
-    xaxis: str, yaxis: str, xmult: float, names: Sequence[str]
-) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+def load_published(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Return task -> name -> curve, of those that are of these axes."""
-    if xaxis != "step":
-        return {}
-    if yaxis == "eval_return" and "dreamerv2" in names:
-        load = scores.load_published
-    elif yaxis == "train_return" and "reference" in names:
-        load = scores.load_reference_episodes
-    else:
-        return {}
-    return {
-        task: {k: {**curve, "x": curve["x"] * xmult} for k, curve in found.items()}
-        for task, found in load().items()
-    }
+    found = {}
+    if (args.xaxis, args.yaxis) == ("step", "eval_return") and "dreamerv2" in names:
+        found = scores.load_published()
+    elif (args.xaxis, args.yaxis) == ("step", "train_return") and "reference" in names:
+        found = scores.load_reference_episodes()
+    for curve in (curve for task in found.values() for curve in task.values()):
+        curve["x"] = curve["x"] * args.xmult
+    return found
 
 
 def unique(names: Sequence[str]) -> list[str]:

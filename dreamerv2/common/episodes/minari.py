@@ -23,11 +23,10 @@ def is_minari(source: str) -> bool:
 
 
 def write_minari(name: str, folder: Path) -> list[Path]:
-    """Write a dataset's episodes as .npz files (T+1, ...); return their paths. It is
-    taken from the disk, else downloaded by Minari. Observations become images and
-    vectors as of an environment, discrete actions one-hot, and others are scaled from
-    their bounds to [-1, 1]. UsageError for an unknown id, and for spaces that are not
-    taken."""
+    """Write a dataset's episodes as .npz files (T+1, ...); return their paths. Minari
+    takes it from the disk, or downloads it. Observations become images and vectors as
+    of an environment, discrete actions one-hot, others scaled to [-1, 1]. UsageError
+    for an unknown id, and for spaces that are not taken."""
     minari = require("minari", "minari")
     try:
         dataset = minari.load_dataset(name, download=True)

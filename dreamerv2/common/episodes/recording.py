@@ -29,9 +29,8 @@ def refuse(path: Path, key: str, what: str) -> UsageError:
 def read_recording(path: Path) -> tuple[Arrays, bool]:
     """Read an .npz file with an array (T, ...) for each key, and check it. Return the
     arrays, and whether they are as in the file: of the replay's types and shapes, but
-    the action, (T, A) of any numbers, with a first row of zeros. A missing is_first or
-    is_last is made; keys that begin `log_` are left out. DamagedRecording, or
-    UsageError."""
+    the action, (T, A) of any numbers, with a first row of zeros. Missing flags are
+    made; `log_` keys are left out. DamagedRecording, or UsageError."""
     try:
         raw = from_bytes(path.read_bytes(), lambda key, value: value).arrays
     except OSError as error:

@@ -47,9 +47,6 @@ class Piece(NamedTuple):
     arrays: Arrays | None
 
 
-PlannedRow = list[Piece]
-
-
 class Dataset:
     """Endless iterator over batches: dicts of new arrays (B, T, ...).
 
@@ -85,7 +82,7 @@ class Dataset:
         # What is left of each row's last sequence, after the planned batch.
         self._rests: list[Span | None] = [None] * batch
         # Rows of the next batch; None is a row that is still to be planned.
-        self._rows: list[PlannedRow | None] = [None] * batch
+        self._rows: list[list[Piece] | None] = [None] * batch
         self._future: Future | None = None
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -169,9 +166,9 @@ class Dataset:
         job = self._future, self._rows, self._length, self._source.read
         self._jobs.put((*job, self._transform))
 
-    def _plan(self, index: int) -> PlannedRow:
+    def _plan(self, index: int) -> list[Piece]:
         """Return the pieces that fill a row, from the rest of its last sequence on."""
-        row: PlannedRow = []
+        row: list[Piece] = []
         room = self._length
         index = 0 if self._stream else index
         rest = self._rests[index]
@@ -194,7 +191,7 @@ class Dataset:
 
 
 def stack(
-    rows: list[PlannedRow], length: int, read: Callable[[Episode], Arrays]
+    rows: list[list[Piece]], length: int, read: Callable[[Episode], Arrays]
 ) -> Arrays:
     """Copy planned rows into new arrays (B, T, ...), and latents before them (B, L)."""
     result: Arrays = {}

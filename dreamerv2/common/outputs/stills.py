@@ -86,8 +86,7 @@ def set_apart(videos: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndar
 def vector_plot(
     key: str, truth: np.ndarray, model: np.ndarray, dimensions: int = 12
 ) -> np.ndarray:
-    """Truth and prediction (B, T, D) over time -> (h, w, 3) uint8, a column for each of
-    three sequences; dotted, where the dream begins."""
+    """Truth and prediction (B, T, D) over time, for three sequences -> (h, w, 3)."""
     size = truth.shape[-1]
     rows, columns = min(size, dimensions), min(len(truth), 3)
     figure, axes = _figure(rows, columns)

@@ -101,7 +101,6 @@ def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
     """Find runs, TASK/METHOD/SEED or less and then config.yaml; without points yet."""
     if not indir.is_dir():
         raise UsageError(f"There is no folder {indir}: correct --indir.")
-    empty = np.empty(0)
     folders = []
     for folder, below, files in os.walk(indir):
         if "metrics.jsonl" in files:
@@ -112,7 +111,8 @@ def find_runs(indir: Path, prefix: bool = False) -> Iterator[LoggedRun]:
         deep = len(parts) >= 3
         task, method, seed = parts[-3:] if deep else _shallow(indir, folder, parts)
         method = f"{indir.name}_{method}" if prefix else method
-        yield LoggedRun(task, method, seed, folder / "metrics.jsonl", empty, empty)
+        none = np.empty(0)
+        yield LoggedRun(task, method, seed, folder / "metrics.jsonl", none, none)
 
 
 def _shallow(indir: Path, folder: Path, parts: tuple[str, ...]) -> tuple[str, str, str]:

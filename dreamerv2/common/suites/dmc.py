@@ -16,10 +16,9 @@ class DMC(Wrapper):
     """A task of the DeepMind Control suite, of its manipulation or rodent tasks.
 
     `name` is DOMAIN_TASK, manip_TASK as in manip_reach_site, or locom_TASK as in
-    locom_rodent_maze_forage. Actions are in the task's own bounds. Observations: the
-    task's own, numbers as vectors (n,) float32, a camera's picture as (H, W, 3) uint8;
-    with `image` also `image` (*size, 3) uint8, what `render` gives, by `camera` (-1 for
-    the task's usual one)."""
+    locom_rodent_maze_forage. Actions are in the task's own bounds. Observations: its
+    own, numbers as vectors (n,) float32, a camera's picture as (H, W, 3) uint8; with
+    `image` also `image` (*size, 3) uint8, by `camera` (-1 for the task's usual one)."""
 
     CAMERAS = {
         **{f"quadruped_{task}": 2 for task in ("walk", "run", "escape", "fetch")},
