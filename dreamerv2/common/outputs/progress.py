@@ -73,12 +73,10 @@ class TerminalBar:
         self._progress.start()
 
     def advance(self, amount: float = 1) -> None:
-        """Count so much more as done."""
         self.count += amount
         self._progress.advance(self._task, amount)
 
     def close(self, finished: bool) -> None:
-        """Leave the bar as it is."""
         self._progress.stop()
 
 

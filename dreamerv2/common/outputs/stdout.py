@@ -25,13 +25,11 @@ class ReaderMayLeave:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text, or drop it; return its length."""
         with self._while_read():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written, or drop it."""
         with self._while_read():
             self._stream.flush()
 

@@ -80,9 +80,8 @@ class Atari:
     def step(self, action: Action) -> Obs:
         chosen = self._actions[int(action["action"])].value
         reward, last = 0, self._repeat - 1
-        draws = self._random.random(self._repeat)
-        for frame in range(self._repeat):
-            if draws[frame] >= self._sticky:
+        for frame, draw in enumerate(self._random.random(self._repeat)):
+            if draw >= self._sticky:
                 self._held = chosen
             reward += self._ale.act(self._held)
             over = self._ale.game_over(with_truncation=False)
