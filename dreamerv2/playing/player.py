@@ -23,8 +23,7 @@ class KeyPlayer(ABC):
     NOTE_SECONDS, FADE_SECONDS = 6.0, 3.0  # A note stays, then fades.
 
     def __init__(self, keys: GameKeys, rate: float):
-        self.game_keys = keys
-        self.rate = rate
+        self.game_keys, self.rate = keys, rate
         self.paused = self.help = self.done = False
         self.steps = 0
         self._speed = SPEEDS.index(1.0)

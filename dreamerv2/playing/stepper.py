@@ -28,9 +28,7 @@ class Stepper:
     """Steps the world model of an agent, for B states side by side."""
 
     def __init__(self, agent: Agent, seed: int = 0):
-        self._agent = agent
-        self._wm = agent.wm
-        self._rssm = agent.wm.rssm
+        self._agent, self._wm, self._rssm = agent, agent.wm, agent.wm.rssm
         self._noise = scoped(Noise(seed, agent.device), "play")
         self.action_size, self.initial = agent.wm.action_size, agent.wm.rssm.initial
 

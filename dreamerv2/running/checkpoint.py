@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -36,14 +36,6 @@ NETWORKS = ("wm", "task_behavior", "expl_behavior")
 MISFITS = (LookupError, TypeError, ValueError)
 
 
-class Part(Protocol):
-    """What has a state."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 class Checkpoint:
     """The parts of a run that have a state, and the file that keeps it.
 
@@ -61,7 +53,7 @@ class Checkpoint:
         self.path = folder / CHECKPOINT
         self._previous = folder / PREVIOUS
         self._step, self._ranks = step, ranks
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, Any] = {}
         self._damaged = False
         self._loaded = self._read(device)
         self.resumed = bool(self._loaded)
@@ -75,9 +67,9 @@ class Checkpoint:
         """The step of the newest checkpoint; 0 if there is none."""
         return self._saved_step or 0
 
-    def add(self, **parts: Part) -> None:
-        """Register parts, and take them back to the file's states, if any; UsageError
-        for a state that is missing or does not fit."""
+    def add(self, **parts: Any) -> None:
+        """Register what has state_dict and load_state_dict, and take it back to the
+        file's state, if any; UsageError for one that is missing or does not fit."""
         for name, part in parts.items():
             self._parts[name] = part
             if not self.resumed or (self._is_new and name in OWN):

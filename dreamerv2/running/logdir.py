@@ -70,7 +70,7 @@ class Logdir:
             self._before.save(next(path for path in numbered if not path.exists()))
             print("Changed since this run was started:")
             for key, (old, new) in self.changed.items():
-                print(f"  {key}: {show(old)} -> {show(new)}")
+                print(f"  {key}: {format_value(old)} -> {format_value(new)}")
         self._config.save(self.path / "config.yaml")
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def refuse_changes(logdir: Path, changed: Mapping[str, tuple[Any, Any]]) -> None
     for key, (old, new) in changed.items():
         fixed = rule_of(key).fixed
         if fixed and not _harmless(key, old, new):
-            shown = f"{key} {show(old)} -> {show(new)}"
+            shown = f"{key} {format_value(old)} -> {format_value(new)}"
             refused.setdefault(fixed, []).append(shown)
     if refused:
         listed = " and ".join(
@@ -159,8 +159,3 @@ def _harmless(key: str, old: Any, new: Any) -> bool:
     if key == "task":  # A function that makes environments may be renamed.
         return all(str(task).startswith(f"{OWN}_") for task in (old, new))
     return key == "offline" and bool(old) == bool(new)
-
-
-def show(value: Any) -> Any:
-    """Return a config's value, or None for a key that it lacks, for a sentence."""
-    return value if value is None else format_value(value)

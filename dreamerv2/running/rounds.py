@@ -51,8 +51,7 @@ class Rounds:
 
     def __call__(self, policy: Policy, **until: int) -> None:
         """Play by this policy, as Driver does; then count and learn from all steps.
-        Raises what the collector raises, RankLost where another's does: all can
-        save."""
+        Raises what the collector raises, RankLost for another's: all can save then."""
         if self._ranks.count == 1:
             self._collector(policy, **until)
             return

@@ -20,8 +20,7 @@ class Watch:
     end the run, and the batch of the last goes to `folder`. Only `check` waits."""
 
     def __init__(self, patience: int, folder: Path):
-        self._patience = patience
-        self._path = folder / BATCH
+        self._patience, self._path = patience, folder / BATCH
         self._names: list[str] = []
         # Bad updates of each name since the last check; then those in a row until now.
         self._counts: Tensor | None = None

@@ -106,16 +106,22 @@ class Emulated:
         if self._failing:
             raise RuntimeError("operation not permitted when stream is capturing.\n...")
         generator.set_state(drawn)
-        for x in outputs.tensors:
+        for x in overwritten(outputs):
             x.fill_(1) if x.dtype == torch.bool else x.fill_(77)
         self.captures += 1
 
         def replay():
             self.replays += 1
-            for old, new in zip(outputs.tensors, run().tensors, strict=True):
+            news = overwritten(run())
+            for old, new in zip(overwritten(outputs), news, strict=True):
                 old.copy_(new)
 
         return replay, outputs
+
+
+def overwritten(outputs):
+    """The tensors that a replay overwrites."""
+    return [*outputs._arrays, *outputs._vectors.values()]
 
 
 def live_state(agent):

@@ -1,10 +1,10 @@
-"""Making an agent's networks: seeded weights, dtype, device, compilation."""
+"""Making an agent's networks."""
 
 import shutil
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dreamerv2.common import torchutils
 from dreamerv2.common.config import Config
@@ -25,11 +25,8 @@ class Builder:
         learns: bool = True,
         ranks: Ranks = ALONE,
     ):
-        self.device = device
-        self.ranks = ranks
-        self._learns = learns
-        self.precision = precision
-        self._generator = generator
+        self.device, self.precision, self.ranks = device, precision, ranks
+        self._generator, self._learns = generator, learns
         trouble = compile_trouble(device) if jit else None
         self._jit = jit and trouble is None
         if trouble:
@@ -48,8 +45,7 @@ class Builder:
     def optimizer(
         self, name: str, networks: Mapping[str, nn.Module], config: Config
     ) -> torchutils.Optimizer | None:
-        """Make an optimizer of all parameters of the networks, by dotted names; None if
-        nothing is to learn."""
+        """Make an optimizer of the networks' parameters; None without learning."""
         if not self._learns:
             return None
         params = {
@@ -57,15 +53,13 @@ class Builder:
             for key, network in networks.items()
             for name, param in network.named_parameters()
         }
-        scaling = self.precision.loss_scaling
-        more = {"loss_scaling": scaling, "ranks": self.ranks}
+        more = {"loss_scaling": self.precision.loss_scaling, "ranks": self.ranks}
         return torchutils.Optimizer(name, params, **config, **more)
 
     def stream_norm(self, config: Config) -> StreamNorm:
         """Make a norm of rewards."""
-        dtype = self.precision.param
-        more = {"dtype": dtype, "ranks": self.ranks}
-        return StreamNorm(**config, device=self.device, **more)
+        dtype, ranks = self.precision.param, self.ranks
+        return StreamNorm(**config, device=self.device, dtype=dtype, ranks=ranks)
 
 
 def compile_trouble(device: torch.device) -> str | None:
@@ -74,16 +68,12 @@ def compile_trouble(device: torch.device) -> str | None:
     if device.type == "cpu":
         return None if torchutils.can_compile() else "No C++ compiler found"
     try:
-        torchutils.compiled(_sample)(torch.ones(8, device=device))
+        torchutils.compiled(lambda x: x.tanh().sum())(torch.ones(8, device=device))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # Whatever it is: there is another way to go on.
         return f"torch.compile does not work here ({cause(error)})"
     return None
-
-
-def _sample(x: Tensor) -> Tensor:
-    return x.tanh().sum()
 
 
 def no_gpu() -> str:

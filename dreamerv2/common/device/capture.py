@@ -17,8 +17,8 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,22 +37,6 @@ T = TypeVar("T")
 _ONE_AT_A_TIME = threading.Lock()
 
 
-class Backend(Protocol):
-    """A way to capture and replay."""
-
-    def aside(self) -> AbstractContextManager:
-        """Return a context for the calls that come before a capture."""
-
-    def capture(
-        self, run: Callable[[], T], generator: torch.Generator
-    ) -> tuple[Callable[[], None], T]:
-        """Capture run(), which changes no number.
-
-        Returns a function that does run() again, drawing from the generator, and what
-        run returned: tensors that each replay overwrites.
-        """
-
-
 class CudaGraphs:
     """CUDA graphs, on a stream of their own, so that no other graph that is replayed
     at the same time shares its libraries' workspaces. Not run without a GPU."""
@@ -62,6 +46,7 @@ class CudaGraphs:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
+        """Within it are the calls that come before a capture."""
         outside = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(outside)
         try:
@@ -73,6 +58,8 @@ class CudaGraphs:
     def capture(
         self, run: Callable[[], T], generator: torch.Generator
     ) -> tuple[Callable[[], None], T]:
+        """Capture run(), which changes no number; return a function that does it again,
+        drawing from the generator, and what run returned, which replays overwrite."""
         gc.collect()  # An old graph that is collected meanwhile would be an error.
         with _ONE_AT_A_TIME, self.aside():
             graph = torch.cuda.CUDAGraph()
@@ -89,8 +76,7 @@ class CudaGraphs:
         return graph.replay, outputs
 
     def _forget(self, pool: tuple[int, int]) -> None:
-        """Tell the allocator of memory that a failed capture has ended, or it would
-        give no cached memory back."""
+        """Tell the allocator of memory that a failed capture has ended."""
         device = self._stream.device_index
         names = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"
         end = next(getattr(torch._C, x) for x in names if hasattr(torch._C, x))
@@ -99,7 +85,7 @@ class CudaGraphs:
             torch._C._cuda_releasePool(device, pool)
 
 
-def backend_for(device: torch.device, jit: bool) -> Backend | None:
+def backend_for(device: torch.device, jit: bool) -> CudaGraphs | None:
     """Return CUDA graphs on a GPU; None, to run as it is, elsewhere or without jit."""
     return CudaGraphs(device) if jit and device.type == "cuda" else None
 
@@ -107,35 +93,27 @@ def backend_for(device: torch.device, jit: bool) -> Backend | None:
 class Captured:
     """A function that is called as it is at first, then captured and replayed.
 
-    Called as ``captured(inputs, noise, *fixed)``, it returns what ``fn(inputs, noise,
-    *fixed)`` does, with the inputs on the device: every call is one of fn, with the
-    same effects and numbers, whichever way it is made. There is one graph for each
-    generator of the noise, each ``fixed``, and the inputs' names (in any order), shapes
-    and types; at most `most`, then further ones run as they are. Where a capture fails,
-    it says so, and from then on all run as they are, as they do without a backend or
-    with noise that is no Noise. Calls must come one after another, and on streams that
-    are ordered.
+    ``captured(inputs, noise, *fixed)`` does what ``fn(inputs, noise, *fixed)`` does, on
+    the device. There is one graph for each generator of the noise, each ``fixed``, and
+    the inputs' names, shapes and types, at most `most`. Further ones run as they are,
+    as do all where a capture fails, without a backend, or with noise that is no Noise.
+    Calls must come one after another, and on streams that are ordered.
 
     fn takes tensors on the device, a source of noise and hashable values, and returns
     new tensors, with no gradient. It does the same at each call, asks the device for
-    nothing, and changes tensors in place alone.
-    """
+    nothing, and changes tensors in place alone."""
 
     def __init__(
         self,
         fn: Callable[..., Tree],
         device: torch.device,
-        backend: Backend | None,
+        backend: CudaGraphs | None,
         what: str,
         warmup: int = WARMUP,
         most: int = MOST,
     ):
-        self._fn = fn
-        self._device = device
-        self._backend = backend
-        self._what = what
-        self._warmup = warmup
-        self._most = most
+        self._fn, self._device, self._backend = fn, device, backend
+        self._what, self._warmup, self._most = what, warmup, most
         self._graphs: dict[Hashable, _Graph] = {}
         self._said = False
 
@@ -208,8 +186,7 @@ class _Graph:
         self._thread = 0
 
     def is_warm(self, calls: int) -> bool:
-        """Check that so many calls were made before this one, by its thread, for which
-        libraries keep handles."""
+        """Check that its thread, which has handles of libraries, made enough calls."""
         if self._thread != threading.get_ident():
             self._thread, self._calls = threading.get_ident(), 0
         self._calls += 1
@@ -242,11 +219,6 @@ class _Outputs:
         self._arrays = [leaf for leaf in leaves(tree) if leaf.dim()]
         self._vectors = {dtype: torch.stack(xs) for dtype, xs in numbers.items()}
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The tensors that a replay overwrites."""
-        return [*self._arrays, *self._vectors.values()]
-
     def copies(self) -> Tree:
         """Return the outputs, in memory of their own."""
         arrays = iter([array.clone() for array in self._arrays])
@@ -268,8 +240,7 @@ def map_tree(fn: Callable[[Any], Any], tree: Tree) -> Tree:
 
 
 def sort_keys(tree: Tree) -> Tree:
-    """Return the tree with its mappings in the order of their keys: equal batches have
-    one signature then."""
+    """Return the tree with its mappings in the order of their keys."""
     if isinstance(tree, Mapping):
         return {key: sort_keys(tree[key]) for key in sorted(tree)}
     return tuple(map(sort_keys, tree)) if isinstance(tree, tuple) else tree

@@ -10,11 +10,8 @@ _PAD = 64 * 2**20  # Bytes to ask the system for at once.
 
 def keep_freed_memory() -> bool:
     """Keep memory that is freed for what is allocated next; return True with glibc,
-    which alone can be told so.
-
-    By default it hands large arrays back at once, and the system fills each new one
-    with zeros page by page: a tenth of the time of an update on a CPU.
-    """
+    which alone can be told so, and by default has the system fill each large array with
+    zeros page by page: a tenth of the time of an update on a CPU."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if _has_glibc() else None
     if mallopt is None:
         return False

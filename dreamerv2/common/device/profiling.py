@@ -10,12 +10,9 @@ ROWS = 15
 
 
 class UpdateProfile:
-    """Traces some updates of a run, each of them within it as a context.
-
-    After ten updates, the next `count` are traced. Then the trace is in
-    `folder`/profile, for TensorBoard (with torch-tb-profiler) or chrome://tracing, and
-    a table of what costs the most is printed. With count 0 it does nothing.
-    """
+    """Traces `count` updates after the first ten, each of them within it as a context,
+    to `folder`/profile, for TensorBoard (with torch-tb-profiler) or chrome://tracing,
+    and prints a table of what costs the most."""
 
     def __init__(self, count: int, folder: Path):
         self._count = count
@@ -25,11 +22,8 @@ class UpdateProfile:
 
     def __enter__(self) -> "UpdateProfile":
         if self._count and self._seen == WARMUP:
-            kinds = torch.profiler.supported_activities()
-            handler = torch.profiler.tensorboard_trace_handler(str(self._folder))
-            self._profile = torch.profiler.profile(
-                activities=kinds, on_trace_ready=handler
-            )
+            write = torch.profiler.tensorboard_trace_handler(str(self._folder))
+            self._profile = torch.profiler.profile(on_trace_ready=write)
             self._profile.start()
         return self
 

@@ -1,14 +1,8 @@
 """The processes that share one run, as torchrun starts them: ranks 0, 1, .. of a count.
 
 All make the same updates in the same order, each on its share of the batch, so what is
-not linear in the batch asks here for its mean over all. On a GPU the tensors meet by
-NCCL; what the hosts tell each other (`sum`, `gather`) meets by gloo.
-
-With CUDA graphs, the reductions are inside the graph of an update: an update has one
-for each optimizer, norm and free-nats mean, so graphs between them would be five or
-more, and NCCL's kernels can be captured. Every rank captures at the same call, since
-all make the same calls. Not run on a GPU.
-"""
+not linear in the batch asks here for its mean over all: by NCCL on a GPU, inside the
+graph of an update, by gloo between hosts. Not run on a GPU."""
 
 import itertools
 import os
@@ -32,11 +26,8 @@ class RankLost(RunFailed):
 
 
 class Ranks:
-    """This process among the others; alone, nothing here changes or costs anything.
-
-    rank, of count, over all hosts; rank 0 logs, evaluates and writes. `local` is the
-    place on this host, which is the number of the GPU.
-    """
+    """This process, `rank` of `count`, among the others; alone, nothing here costs
+    anything. Rank 0 logs, evaluates and writes; `local` is the number of the GPU."""
 
     def __init__(
         self, rank: int = 0, count: int = 1, local: int = 0, store: Any = None
@@ -72,9 +63,8 @@ class Ranks:
             tensor.detach().copy_(value)
 
     def means(self, tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Return the means over all ranks, by one reduction of one flat buffer; they
-        lie in memory as `like`, tensors of these shapes, so that kernels for lists of
-        both stay fast."""
+        """Return the means over all ranks, by one reduction of one flat buffer; in
+        memory they lie as `like`, for kernels for lists of both."""
         if self.count == 1:
             return list(tensors)
         *begins, size = itertools.accumulate((x.numel() for x in tensors), initial=0)

@@ -49,8 +49,7 @@ def _entry(key: str, config: Config) -> list[str]:
 
 
 def meaning(key: str) -> str:
-    """Return a key's comment in configs.yaml, or of one that shares its keys.yaml
-    row."""
+    """Return a key's comment in configs.yaml, or of one with its row of keys.yaml."""
     _, comments = _read_comments()
     if key in comments:
         return comments[key]
