@@ -82,8 +82,7 @@ class NormalDist:
     noise_kind = "normal"
 
     def __init__(self, mean: Tensor, std: Tensor, event_dims: int = 1):
-        self.loc = mean
-        self.std = std
+        self.loc, self.std = mean, std
         self.noise_shape = mean.shape
         self._dims = event_dims
 
@@ -162,8 +161,7 @@ class TruncNormalDist:
     LOW, HIGH, CLIP = -1.0, 1.0, 1e-6
 
     def __init__(self, loc: Tensor, std: Tensor):
-        self.loc = loc
-        self.std = std
+        self.loc, self.std = loc, std
         self.noise_shape = loc.shape
         self._a = (self.LOW - loc) / std
         self._b = (self.HIGH - loc) / std

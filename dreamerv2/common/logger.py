@@ -35,9 +35,8 @@ class Logger:
     def __init__(
         self, step: SupportsInt, outputs: Iterable[Output], multiplier: int = 1
     ):
-        self._step = step
+        self._step, self._multiplier = step, multiplier
         self._outputs = list(outputs)
-        self._multiplier = multiplier
         self._scalars: dict[str, list[Any]] = defaultdict(list)
         self._latest: dict[str, tuple[Callable[[Any], np.ndarray], Any]] = {}
         self.restart_clock()

@@ -145,10 +145,8 @@ class StreamNorm(Module):
         dtype: torch.dtype = torch.float32,
         ranks: Ranks = ALONE,
     ):
+        self._momentum, self._scale, self._eps = momentum, scale, eps
         self._ranks = ranks
-        self._momentum = momentum
-        self._scale = scale
-        self._eps = eps
         self.mag = torch.ones((), dtype=dtype, device=device)
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

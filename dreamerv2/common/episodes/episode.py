@@ -70,9 +70,7 @@ class Episode:
     def __init__(
         self, arrays: Arrays | None = None, total: int = 0, name: str | None = None
     ):
-        self.arrays = arrays
-        self.total = total
-        self.name = name
+        self.arrays, self.total, self.name = arrays, total, name
         self.fields: dict[str, Field] | None = None
 
     @property

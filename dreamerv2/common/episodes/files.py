@@ -40,8 +40,7 @@ class EpisodeFiles:
     ) -> None:
         self.directory = Path(directory).expanduser()
         self.aside: list[tuple[str, str]] = []  # Names and reasons.
-        self._clock = clock
-        self._compress = compress
+        self._clock, self._compress = clock, compress
         self._last = datetime.min.replace(tzinfo=timezone.utc)
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)

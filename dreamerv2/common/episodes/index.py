@@ -34,8 +34,7 @@ class Index:
         self._path = directory / INDEX
         self._entries: dict[str, Entry] = {}
         self._shared: dict[str, Signature] = {}  # Most files have the same one.
-        self._stale = False
-        self._torn = False
+        self._stale = self._torn = False
         self._read()
 
     def trusted(self, name: str, stat: os.stat_result) -> Signature | None:

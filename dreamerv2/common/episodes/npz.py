@@ -131,9 +131,7 @@ class Reader:
     def __init__(
         self, open_episode: Callable[[Any], Arrays], files: int = 128, size: int = 2**28
     ) -> None:
-        self._open = open_episode
-        self._files = files
-        self._size = size
+        self._open, self._files, self._size = open_episode, files, size
         self._used = 0
         self._cache: OrderedDict[str, tuple[Arrays, int]] = OrderedDict()
         self._lock = threading.Lock()

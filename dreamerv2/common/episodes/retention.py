@@ -13,8 +13,7 @@ class Recent:
     oldest leave beyond `capacity` steps (0: no limit), never the newest one."""
 
     def __init__(self, capacity: int) -> None:
-        self.steps = 0
-        self._capacity = capacity
+        self.steps, self._capacity = 0, capacity
         self._episodes: list[Episode] = []
         self._by_name: dict[str, Episode] = {}
 
@@ -50,9 +49,7 @@ class DiskLimit:
     def __init__(
         self, directory: Path, capacity: int, remove: Callable[[str], None]
     ) -> None:
-        self.capacity = capacity
-        self._directory = directory
-        self._remove = remove
+        self._directory, self.capacity, self._remove = directory, capacity, remove
         self._names: list[str] = []
         self._steps = 0
         self._removed = self._removed_steps = 0

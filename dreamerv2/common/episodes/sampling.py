@@ -72,12 +72,8 @@ class Dataset:
         ahead: bool,
         rows: str,
     ) -> None:
-        self._source = source
-        self._stream = rows == "stream"
-        self._batch = batch
-        self._length = length
-        self._transform = transform
-        self._ahead = ahead
+        self._source, self._transform, self._ahead = source, transform, ahead
+        self._batch, self._length, self._stream = batch, length, rows == "stream"
         self._rng = np.random.default_rng(seed)
         # What is left of each row's last sequence, after the planned batch.
         self._rests: list[Span | None] = [None] * batch

@@ -102,8 +102,7 @@ class PlainBar:
         self.count = start
         self._title, self._total, self._unit = title, total, unit
         self._write = write or (lambda line: print(line, flush=True))
-        self._clock = clock
-        self._pace = FIRST_LINE
+        self._clock, self._pace = clock, FIRST_LINE
         self._begin = self._last = clock()
         self._first_count = self._last_count = start
         self._write(f"{self._title}: {self._position()}")

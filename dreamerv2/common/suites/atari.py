@@ -39,8 +39,7 @@ class Atari:
         all_actions: bool = False,
         seed: int | None = None,
     ):
-        self._repeat = action_repeat
-        self._noops = noops
+        self._repeat, self._noops = action_repeat, noops
         self._sticky = 0.25 if sticky else 0.0
         self._held = 0  # What the last frame did.
         self._random = np.random.default_rng(seed)

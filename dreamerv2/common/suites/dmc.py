@@ -40,8 +40,7 @@ class DMC(Wrapper):
             require("dm_control", "dmc")
             mujoco_gl.check_renderer()
         super().__init__(_load_dmc(name, image, seed))
-        self._repeat = action_repeat
-        self._size = tuple(size)
+        self._repeat, self._size = action_repeat, tuple(size)
         self._camera = self.CAMERAS.get(name, 0) if camera == -1 else camera
         spec = self._env.action_spec()
         ends = [np.broadcast_to(x, spec.shape) for x in (spec.minimum, spec.maximum)]

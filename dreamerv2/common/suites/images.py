@@ -56,6 +56,4 @@ def _channels_last(shape: tuple[int, ...]) -> bool | None:
     a, b, c = shape
     if c < min(a, b) or (a == b != c and not a < min(b, c)):
         return True
-    if a < min(b, c) or (b == c != a):
-        return False
-    return None
+    return False if a < min(b, c) or (b == c != a) else None

@@ -26,14 +26,13 @@ class MiniGrid(Wrapper):
 
     def __init__(self, name: str, image: bool, size: tuple[int, int], seed: int):
         constants = require("minigrid.core.constants", "minigrid")
-        task = find_grid(name)
+        name = find_grid(name)
         kind = {"render_mode": "rgb_array", "disable_env_checker": True}
         try:
-            super().__init__(gymnasium.make(task, **kind))
+            super().__init__(gymnasium.make(name, **kind))
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"{task} needs a package that is missing: {error}."
-            ) from error
+            what = f"{name} needs a package that is missing: {error}."
+            raise UsageError(what) from error
         self._seed = seed
         names = "OBJECT_TO_IDX", "COLOR_TO_IDX", "STATE_TO_IDX"
         self._kinds = [len(getattr(constants, name)) for name in names]

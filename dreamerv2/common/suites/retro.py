@@ -33,13 +33,11 @@ class Retro(Wrapper):
     ):
         retro = require("stable_retro", "retro")
         game, kind = find_game(name), retro.Actions.DISCRETE
+        shown = {"render_mode": "rgb_array"}
         self._random = np.random.default_rng(seed)
-        self._repeat = action_repeat
-        self._gray = grayscale
+        self._repeat, self._gray = action_repeat, grayscale
         try:
-            made = retro.make(
-                game, use_restricted_actions=kind, render_mode="rgb_array"
-            )
+            made = retro.make(game, use_restricted_actions=kind, **shown)
         except FileNotFoundError as error:
             raise UsageError(
                 f"The game {game} does not come with stable-retro: import your own "

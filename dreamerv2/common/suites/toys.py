@@ -25,8 +25,7 @@ class ToyCatch:
     def __init__(
         self, seed: int | None = None, balls: int = 3, size: tuple[int, int] = (64, 64)
     ):
-        self._size = tuple(size)
-        self._balls = balls
+        self._size, self._balls = tuple(size), balls
         self._random = np.random.default_rng(seed)
         self._left = 0
         self._row = self._column = self._paddle = 0
@@ -101,8 +100,7 @@ class ToyReach:
         image: bool = False,
         size: tuple[int, int] = (64, 64),
     ):
-        self._size = tuple(size)
-        self._with_image = image
+        self._size, self._with_image = tuple(size), image
         self._random = np.random.default_rng(seed)
         self._left = 0
         self._position = self._target = np.zeros(2)
