@@ -135,25 +135,23 @@ def named_tensors(state: Mapping, prefix: str = "") -> dict[str, Tensor]:
     return found
 
 
-def _bits(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _bits(x: Tensor) -> Tensor:
     """View the memory as integers: times 0 or 1 these are exact, NaNs included."""
     kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return [x.detach().view(kinds[x.element_size()]) for x in tensors]
+    return x.detach().view(kinds[x.element_size()])
 
 
-def zeroed_unless(keep: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return copies of the tensors, of one dtype, if keep, a 0-d bool, is true, or else
-    zeros, without asking the device."""
-    bits = _bits(tensors)
-    copies = torch._foreach_mul(bits, keep.to(bits[0].dtype))
-    return [x.view(tensors[0].dtype) for x in copies]
+def zero_unless(keep: Tensor, x: Tensor) -> None:
+    """Write zeros to x, whatever it is, unless keep, a 0-d bool, is true; the device is
+    not asked."""
+    _bits(x).mul_(keep)
 
 
 def restore_unless(
     keep: Tensor, tensors: Sequence[Tensor], backups: Sequence[Tensor]
 ) -> None:
     """Write the backups, which are spoilt, to the tensors unless keep is true."""
-    bits, backup_bits = _bits(tensors), _bits(backups)
+    bits, backup_bits = ([_bits(x) for x in xs] for xs in (tensors, backups))
     torch._foreach_mul_(bits, keep.to(bits[0].dtype))
     torch._foreach_mul_(backup_bits, (~keep).to(bits[0].dtype))
     torch._foreach_add_(bits, backup_bits)
@@ -195,15 +193,22 @@ class Optimizer:
         self.params = list(params.values())
         self._lr, self._eps, self._clip, self._wd, self._opt = lr, eps, clip, wd, opt
         self._decayed = [p for k, p in params.items() if re.match(wd_pattern, k)]
-        slots = self.SLOTS[opt]
-        self._slots = {slot: list(map(torch.zeros_like, self.params)) for slot in slots}
+        first, size = self.params[0], sum(p.numel() for p in self.params)
+        self._slots = {slot: first.new_zeros(size) for slot in self.SLOTS[opt]}
+        self._grads = first.new_zeros(size)
         # Counters are tensors, so that a captured step can advance them. float64:
         # b2^t is wanted to float32's precision.
-        one = torch.ones((), dtype=torch.float64, device=self.params[0].device)
+        one = torch.ones((), dtype=torch.float64, device=first.device)
         self._step = 0 * one
         self._mu_product = one.clone()
         self._scale = 2.0**15 * one if loss_scaling else None
         self._good_steps = 0 * one
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """View a flat buffer as the parameters lie in memory."""
+        parts = flat.split([p.numel() for p in self.params])
+        pairs = zip(parts, self.params, strict=True)
+        return [x.as_strided(p.shape, p.stride()) for x, p in pairs]
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Return the loss's gradients in the parameters, loss scale undone."""
@@ -227,33 +232,33 @@ class Optimizer:
     @torch.no_grad()
     def apply(self, grads: Sequence[Tensor]) -> Tensor:
         """Step by the given gradients. Returns their global norm, unclipped."""
-        grads = self._ranks.means(grads, self.params)
-        norms = torch.stack(torch._foreach_norm(grads))
-        norm = torch.linalg.vector_norm(norms)
+        torch._foreach_copy_(self._views(self._grads), list(grads))
+        self._ranks.average(self._grads)
+        norm = torch.linalg.vector_norm(self._grads)
         finite = torch.isfinite(norm)
         if self._clip:
-            factor = self._clip / torch.clamp(norm, min=self._clip)
-            grads = torch._foreach_mul(grads, factor)
+            self._grads *= self._clip / torch.clamp(norm, min=self._clip)
         if self._scale is None:
-            self._decay_and_step(zeroed_unless(finite, grads))
+            zero_unless(finite, self._grads)
+            self._decay_and_step()
         else:
-            self._step_if_finite(grads, finite)
+            self._step_if_finite(finite)
         return norm
 
-    def _decay_and_step(self, grads: Sequence[Tensor]) -> None:
+    def _decay_and_step(self) -> None:
         if self._wd and self._decayed:
             torch._foreach_mul_(self._decayed, 1 - self._wd)
         self._step += 1
-        getattr(self, f"_{self._opt}")(grads)
+        getattr(self, f"_{self._opt}")(self._grads)
 
-    def _step_if_finite(self, grads: Sequence[Tensor], finite: Tensor) -> None:
+    def _step_if_finite(self, finite: Tensor) -> None:
         """Step, then take it back, on the device, if the gradients were not finite."""
-        tensors = [*self.params, *sum(self._slots.values(), [])]
+        tensors = [*self.params, *self._slots.values()]
         counters = [self._step, self._mu_product]
         before = [x.clone() for x in counters]
         olds = [torch.empty_like(x) for x in tensors]
         torch._foreach_copy_(olds, tensors)
-        self._decay_and_step(grads)
+        self._decay_and_step()
         restore_unless(finite, tensors, olds)
         restore_unless(finite, counters, before)
         self._good_steps.copy_(torch.where(finite, self._good_steps + 1, 0))
@@ -262,68 +267,57 @@ class Optimizer:
         self._scale.copy_((self._scale * factor).clamp(min=1.0))
         self._good_steps.copy_(torch.where(grow, 0, self._good_steps))
 
-    def _moments(self, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Update and return the averages of the gradients and of their squares."""
-        b1, b2 = self.BETAS
-        m, v = self._slots["m"], self._slots["v"]
-        torch._foreach_lerp_(m, grads, 1 - b1)
-        torch._foreach_mul_(v, b2)
-        torch._foreach_addcmul_(v, grads, grads, 1 - b2)
-        return m, v
-
-    def _descend(self, updates: list[Tensor], size: Tensor | float) -> None:
+    def _descend(self, update: Tensor, size: Tensor | float) -> None:
         """Do parameter -= size * update; size may be a tensor on the device."""
         if isinstance(size, Tensor):
-            size = size.to(self.params[0].dtype)
-        torch._foreach_sub_(self.params, torch._foreach_mul(updates, size))
+            size = size.to(update.dtype)
+        torch._foreach_sub_(self.params, self._views(update * size))
 
-    def _adam(self, grads: Sequence[Tensor]) -> None:
+    def _adam(self, grads: Tensor) -> None:
         b1, b2 = self.BETAS
-        m, v = self._moments(grads)
-        root = torch._foreach_sqrt(v)
-        torch._foreach_add_(root, self._eps)
         size = self._lr * (1 - b2**self._step).sqrt() / (1 - b1**self._step)
-        self._descend(torch._foreach_div(m, root), size)
+        # Torch's own step makes m / (sqrt(v) + eps), so late that it corrects no bias.
+        more = {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
+        more.update(lr=-1.0, beta1=b1, beta2=b2, eps=self._eps)
+        update, late = torch.zeros_like(grads), torch.full_like(self._step, 1e30)
+        lists = [update], [grads], [self._slots["m"]], [self._slots["v"]], []
+        torch._fused_adam_(*lists, [late.float()], **more)
+        self._descend(update, size)
 
-    def _nadam(self, grads: Sequence[Tensor]) -> None:
+    def _nadam(self, grads: Tensor) -> None:
         b1, b2 = self.BETAS
         mu = b1 * (1 - 0.5 * 0.96 ** (self._step * 4e-3))
         mu_next = b1 * (1 - 0.5 * 0.96 ** ((self._step + 1) * 4e-3))
         self._mu_product *= mu
-        m, v = self._moments(grads)
-        correction = (1 - b2**self._step).sqrt().to(self.params[0].dtype)
-        root = torch._foreach_div(torch._foreach_sqrt(v), correction)
-        torch._foreach_add_(root, self._eps)
-        size = self._lr * (1 - mu) / (1 - self._mu_product)
-        self._descend(torch._foreach_div(grads, root), size)
+        m, v = self._slots["m"], self._slots["v"]
+        m.lerp_(grads, 1 - b1)
+        v.mul_(b2).addcmul_(grads, grads, value=1 - b2)
+        correction = (1 - b2**self._step).sqrt().to(v.dtype)
+        root = (v.sqrt() / correction).add_(self._eps)
+        self._descend(grads / root, self._lr * (1 - mu) / (1 - self._mu_product))
         size = self._lr * mu_next / (1 - self._mu_product * mu_next)
-        self._descend(torch._foreach_div(m, root), size)
+        self._descend(m / root, size)
 
-    def _adamax(self, grads: Sequence[Tensor]) -> None:
+    def _adamax(self, grads: Tensor) -> None:
         b1, b2 = self.BETAS
         m, v = self._slots["m"], self._slots["v"]
-        torch._foreach_lerp_(m, grads, 1 - b1)
-        torch._foreach_mul_(v, b2)
-        size = torch._foreach_add(torch._foreach_abs(grads), self._eps)
-        torch._foreach_maximum_(v, size)
-        self._descend(torch._foreach_div(m, v), self._lr / (1 - b1**self._step))
+        m.lerp_(grads, 1 - b1)
+        torch.maximum(v.mul_(b2), grads.abs() + self._eps, out=v)
+        self._descend(m / v, self._lr / (1 - b1**self._step))
 
-    def _sgd(self, grads: Sequence[Tensor]) -> None:
-        self._descend(list(grads), self._lr)
+    def _sgd(self, grads: Tensor) -> None:
+        self._descend(grads, self._lr)
 
-    def _momentum(self, grads: Sequence[Tensor]) -> None:
-        m = self._slots["m"]
-        torch._foreach_mul_(m, 0.9)
-        torch._foreach_add_(m, list(grads))
-        self._descend(m, self._lr)
+    def _momentum(self, grads: Tensor) -> None:
+        self._descend(self._slots["m"].mul_(0.9).add_(grads), self._lr)
 
     def state_dict(self) -> dict:
         """Return the moments, by ``slot.parameter``, and the counters: live tensors."""
         state = {"step": self._step, "mu_product": self._mu_product}
         state["good_steps"] = self._good_steps
-        for slot, tensors in self._slots.items():
+        for slot, flat in self._slots.items():
             names = [f"{slot}.{name}" for name in self._names]
-            state |= zip(names, tensors, strict=True)
+            state |= zip(names, self._views(flat), strict=True)
         if self._scale is not None:
             state["scale"] = self._scale
         return state

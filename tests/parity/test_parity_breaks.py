@@ -38,11 +38,11 @@ def test_another_layer_norm_epsilon_fails(monkeypatch, eps):
 def bias_corrected_adam(self, grads):
     """torch.optim.Adam's: m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)."""
     b1, b2 = self.BETAS
-    m, v = self._moments(grads)
-    correction = (1 - b2**self._step).sqrt().to(self._params[0].dtype)
-    root = torch._foreach_div(torch._foreach_sqrt(v), correction)
-    torch._foreach_add_(root, self._eps)
-    self._descend(torch._foreach_div(m, root), self._lr / (1 - b1**self._step))
+    m, v = self._slots["m"], self._slots["v"]
+    m.lerp_(grads, 1 - b1)
+    v.mul_(b2).addcmul_(grads, grads, value=1 - b2)
+    root = v.sqrt() / (1 - b2**self._step).sqrt().to(v.dtype) + self._eps
+    self._descend(m / root, self._lr / (1 - b1**self._step))
 
 
 def test_a_bias_corrected_adam_epsilon_fails(monkeypatch):
@@ -73,9 +73,9 @@ def test_a_missing_bias_of_the_update_gate_fails(monkeypatch):
 
 
 def test_weight_decay_after_the_step_fails(monkeypatch):
-    def decay_last(self, grads):
+    def decay_last(self):
         self._step += 1
-        getattr(self, f"_{self._opt}")(grads)
+        getattr(self, f"_{self._opt}")(self._grads)
         torch._foreach_mul_(self._decayed, 1 - self._wd)
 
     monkeypatch.setattr(Optimizer, "_decay_and_step", decay_last)

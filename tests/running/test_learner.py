@@ -17,8 +17,7 @@ def memory(agent):
             if isinstance(part, torch.nn.Module):
                 tensors = [x for x in part.parameters() if x.device.type != "meta"]
             else:
-                slots = getattr(part, "_slots", {})
-                tensors = [x for slot in slots.values() for x in slot]
+                tensors = list(getattr(part, "_slots", {}).values())
             found[type(behavior).__name__, name, id(part)] = sum(
                 x.numel() for x in tensors
             )

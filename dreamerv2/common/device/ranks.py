@@ -4,9 +4,8 @@ All make the same updates in the same order, each on its share of the batch, so 
 not linear in the batch asks here for its mean over all: by NCCL on a GPU, inside the
 graph of an update, by gloo between hosts. Not run on a GPU."""
 
-import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -62,26 +61,19 @@ class Ranks:
             self._call(dist.broadcast, value, 0)
             tensor.detach().copy_(value)
 
-    def means(self, tensors: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Return the means over all ranks, by one reduction of one flat buffer; in
-        memory they lie as `like`, for kernels for lists of both."""
-        if self.count == 1:
-            return list(tensors)
-        *begins, size = itertools.accumulate((x.numel() for x in tensors), initial=0)
-        flat = tensors[0].new_empty(size)
-        places = zip(like, begins, strict=True)
-        views = [flat.as_strided(x.shape, x.stride(), begin) for x, begin in places]
-        torch._foreach_copy_(views, list(tensors))
-        self._call(dist.all_reduce, flat)
-        flat /= self.count
-        return views
+    def average(self, flat: Tensor) -> None:
+        """Overwrite a dense tensor by its mean over all ranks."""
+        if self.count > 1:
+            self._call(dist.all_reduce, flat)
+            flat /= self.count
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a 0-d tensor over all ranks, with this one's gradient."""
         if self.count == 1:
             return value
-        own = value.detach()
-        return self.means([own], [own])[0] + (value - own)
+        mean = value.detach().clone()
+        self.average(mean)
+        return mean + (value - value.detach())
 
     def is_first_to_end(self) -> bool:
         """Note that this rank ends; True at the first that does, which says why."""

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamerv2.common.errors import UsageError
-from dreamerv2.common.networks.products import linear
+from dreamerv2.common.networks.products import linear, product
 
 Shapes = Mapping[str, Sequence[int]]
 
 _KERNELS = range(3, 9)  # Those that are tried for the decoder.
 _MOST_LAYERS = 7
+_FEW = 32  # Output channels of transposed convolutions.
 
 
 def to_nchw(x: Tensor) -> Tensor:
@@ -40,18 +41,42 @@ def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor]) -> Ten
 
 def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a convolution of stride 2 without padding, (N, C, H, W) -> (N, C', H', W');
-    few places of many channels as a product, three times as fast on a CPU."""
+    few places of many channels as a product, up to three times as fast on a CPU."""
     channels, kernel = layer.in_channels, layer.kernel_size[0]
     height, width = ((size - kernel) // 2 + 1 for size in x.shape[-2:])
-    few = height * width <= 9 and channels >= 128
-    if x.device.type != "cpu" or not few or torch.compiler.is_compiling():
+    few = height * width <= 9 and channels >= 48
+    if x.device.type != "cpu" or not few or torch.is_autocast_enabled("cpu"):
         return layer(x)
-    patches = (
-        to_nhwc(x).unfold(1, kernel, 2).unfold(2, kernel, 2)
-    )  # (N, H', W', C, ...)
-    patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(len(x), height, width, -1)
-    matrix = layer.weight.permute(0, 2, 3, 1).flatten(1)  # (C', k*k*C)
-    return to_nchw(linear(patches, matrix, layer.bias))
+    return to_nchw(_ConvOfFewPlaces.apply(to_nhwc(x), layer.weight, layer.bias))
+
+
+class _ConvOfFewPlaces(torch.autograd.Function):
+    """x (N, H, W, C), weight (C', C, k, k), bias (C') -> (N, H', W', C')."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        outputs, _, kernel, _ = weight.shape
+        patches = x.unfold(1, kernel, 2).unfold(2, kernel, 2)  # (N, H', W', C, k, k)
+        places = patches.shape[:3]
+        patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(places.numel(), -1)
+        matrix = weight.permute(0, 2, 3, 1).reshape(outputs, -1)  # (C', k*k*C)
+        ctx.save_for_backward(patches, matrix)
+        ctx.shapes = x.shape, places, kernel
+        return product(patches, matrix, bias).reshape(*places, outputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        patches, matrix = ctx.saved_tensors
+        shape, places, kernel = ctx.shapes
+        grad = grad.reshape(len(patches), -1)  # (N*H'*W', C')
+        by_x = grad.new_zeros(shape)
+        parts = product(grad, matrix.t()).reshape(*places, kernel, kernel, -1)
+        height, width = (2 * size - 1 for size in places[1:])
+        for a in range(kernel):
+            for b in range(kernel):
+                by_x[:, a : a + height : 2, b : b + width : 2] += parts[..., a, b, :]
+        by_weight = product(grad.t(), patches.t()).reshape(-1, kernel, kernel, shape[3])
+        return by_x, by_weight.permute(0, 3, 1, 2), grad.sum(0)
 
 
 def transposed_conv_of_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -64,48 +89,52 @@ def transposed_conv_of_1x1(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 
 
 def transposed_conv(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """Apply a transposed convolution of stride 2.
+    """Apply a transposed convolution of stride 2, (N, C, H, W) -> (N, C', 2H+k-2,
+    2W+k-2)."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return layer(x)
+    return _TransposedConv.apply(x, layer.weight, layer.bias)
 
-    (N, C, H, W) -> (N, C', 2H+k-2, 2W+k-2). For few output channels, as in an image,
-    CPUs are twice as fast at the equivalent convolution that makes the 2x2 outputs of
-    each place as 4 C' channels:
+
+class _TransposedConv(torch.autograd.Function):
+    """x (N, C, H, W), weight (C, C', k, k), bias (C') -> (N, C', 2H+k-2, 2W+k-2).
+
+    For few output channels CPUs are up to four times as fast at the equivalent
+    convolution that makes the 2x2 outputs of each place as 4 C' channels:
 
         out[2i + a] = sum over j of x[i - j] * weight[2j + a],  a in {0, 1}
+
+    The gradients are those of the transposed convolution, but for the bias's, a sum
+    that takes a sixth of its backward pass.
     """
-    few = layer.out_channels <= 4
-    if x.device.type != "cpu" or (torch.compiler.is_compiling() and not few):
-        return layer(x)
-    weight, kernel = layer.weight, layer.weight.shape[-1]  # (C, C', k, k)
-    if not few:
-        y = F.conv_transpose2d(x, weight, layer.bias.detach(), stride=2)
-        return _BiasGradient.apply(y, layer.bias)
-    channels, outputs = weight.shape[:2]
-    weight = F.pad(weight, (0, kernel % 2, 0, kernel % 2))
-    half = (kernel + 1) // 2
-    weight = weight.reshape(channels, outputs, half, 2, half, 2).flip(2, 4)
-    weight = weight.permute(3, 5, 1, 0, 2, 4).reshape(-1, channels, half, half)
-    weight = weight.contiguous(memory_format=torch.channels_last)  # (4 C', C, ...)
-    y = to_nhwc(F.conv2d(x, weight, padding=half - 1))
-    batch, height, width = y.shape[:3]
-    y = y.reshape(batch, height, width, 2, 2, outputs).permute(0, 1, 3, 2, 4, 5)
-    y = y.reshape(batch, 2 * height, 2 * width, outputs) + layer.bias
-    # An odd kernel was padded to an even one: its last row and column are zero.
-    return to_nchw(y[:, : 2 * height - kernel % 2, : 2 * width - kernel % 2])
-
-
-class _BiasGradient(torch.autograd.Function):
-    """y, bias -> y, to which the bias was added without a gradient: a sum, for which a
-    transposed convolution takes a sixth of its backward pass on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
-        ctx.dtype = bias.dtype
-        return y
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        channels, outputs, kernel = weight.shape[:3]
+        if outputs > _FEW:
+            return F.conv_transpose2d(x, weight, bias, stride=2)
+        half, odd = (kernel + 1) // 2, kernel % 2  # An odd kernel gets a row of zeros.
+        weight = F.pad(weight, (0, odd, 0, odd))
+        weight = weight.reshape(channels, outputs, half, 2, half, 2).flip(2, 4)
+        weight = weight.permute(3, 5, 1, 0, 2, 4).reshape(-1, channels, half, half)
+        weight = weight.contiguous(memory_format=torch.channels_last)  # (4 C', C, ...)
+        y = F.conv2d(x, weight, bias.repeat(4), padding=half - 1)
+        batch, _, height, width = y.shape
+        size = batch, outputs, 2 * height - odd, 2 * width - odd
+        out = torch.empty(size, dtype=y.dtype, memory_format=torch.channels_last)
+        for i, part in enumerate(y.split(outputs, 1)):
+            a, b = divmod(i, 2)
+            out[..., a::2, b::2] = part[..., : height - a * odd, : width - b * odd]
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return grad, grad.sum((0, 2, 3), dtype=ctx.dtype)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        how = [2, 2], [0, 0], [1, 1], True, [0, 0], 1, [by_x, by_weight, False]
+        found = torch.ops.aten.convolution_backward(grad, x, weight, None, *how)
+        return *found[:2], grad.sum((0, 2, 3)) if by_bias else None
 
 
 def joined_image(shapes: Shapes, keys: Sequence[str]) -> tuple[int, int, int]:
