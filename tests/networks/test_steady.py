@@ -134,5 +134,5 @@ def test_two_thousand_updates_take_no_more_memory_than_five_hundred(tmp_path):
     # Elsewhere than here, where memory that other tests left could be taken again.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         before, after = pool.submit(train_long, tmp_path).result()
-    assert after[1] == before[1] > 100
+    assert after[1] == before[1] > 50
     assert after[0] - before[0] < 1500 * LEAK
