@@ -61,5 +61,4 @@ def match_state(expected: Mapping, found: Mapping, where: str) -> None:
 
 
 def _shape(value: Any) -> str:
-    shape = tuple(getattr(value, "shape", ()))
-    return "x".join(str(size) for size in shape) or "scalar"
+    return "x".join(map(str, getattr(value, "shape", ()))) or "scalar"

@@ -68,7 +68,7 @@ class Replay:
         }
 
     def add_step(self, transition: Mapping[str, Any], worker: int = 0) -> None:
-        """Add a transition; is_last saves its episode, is_first drops another."""
+        """Add one transition: is_last saves its episode, is_first drops an open one."""
         step = {k: convert(k, transition[k]) for k in stored_keys(transition)}
         if missing := {"is_first", "is_last"} - step.keys():
             raise UsageError(f"The environment's steps lack {sorted(missing)}.")

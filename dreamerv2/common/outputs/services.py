@@ -147,7 +147,7 @@ class TensorBoardOutput:
             num=len(samples),
             sum=samples.sum(),
             sum_squares=(samples**2).sum(),
-            bucket_limit=[edges[0], *edges[1:]],
+            bucket_limit=edges,
             bucket=[0, *counts],
         )
 

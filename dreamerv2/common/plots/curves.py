@@ -220,8 +220,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _rank(patterns: Sequence[str], name: str) -> int | None:

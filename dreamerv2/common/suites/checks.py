@@ -107,8 +107,7 @@ def _check_range(key: str, value: np.ndarray, space: Box) -> None:
         )
     if not value.size:
         return
-    low, high = value.min(), value.max()
-    image = value.ndim == 3
+    low, high, image = value.min(), value.max(), value.ndim == 3
     bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
     if image and not bounded and max(-low, high) > _UNSCALED:
         raise UsageError(

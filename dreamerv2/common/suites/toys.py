@@ -27,8 +27,7 @@ class ToyCatch:
     ):
         self._size, self._balls = tuple(size), balls
         self._random = np.random.default_rng(seed)
-        self._left = 0
-        self._row = self._column = self._paddle = 0
+        self._left = self._row = self._column = self._paddle = 0
         image = Box(0, 255, (*self._size, 1), np.uint8)
         self.obs_space = {"image": image, **signal_spaces()}
         self.act_space = {"action": Discrete(3)}
