@@ -57,33 +57,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"dreamerv2-train: {sentence}", file=sys.stderr)
         return code
 
-    try:
-        config = checked(parse_config(argv, load_presets()))
-        with ExitStack() as stack:
-            shared = parts.share(config, ranks)
-            logdir = stack.enter_context(closing(Logdir(config, ranks)))
-            ranks.gather(None)  # The first has found nothing to refuse.
-            if ranks.rank:  # What it prints would be a second voice.
-                logdir.own.mkdir(parents=True, exist_ok=True)
-                output = (logdir.own / "output.txt").open("a", 1, "utf-8")
-                stack.enter_context(redirect_stdout(stack.enter_context(output)))
-            stop = stack.enter_context(StopSignals())
-            Trainer(shared, logdir, stop, stack, ranks=ranks).run()
-    except (UsageError, RunFailed) as error:
-        return end(2 if isinstance(error, UsageError) else 1, error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return end(2, cannot_write("a file", error))
-    except torch.OutOfMemoryError as error:
-        return end(2, full_gpu(error))
-    except Stopped as stopped:
-        ranks.is_first_to_end()  # The others need not say so.
-        folder = Path(config.logdir).expanduser()
-        print(f"{stopped} The same command {goes_on(folder)}")
-        return stopped.code
-    except KeyboardInterrupt:
-        return 130
+    with ExitStack() as last:  # A signal waits for the last word, too.
+        try:
+            config = checked(parse_config(argv, load_presets()))
+            with ExitStack() as stack:
+                shared = parts.share(config, ranks)
+                logdir = stack.enter_context(closing(Logdir(config, ranks)))
+                ranks.gather(None)  # The first has found nothing to refuse.
+                if ranks.rank:  # What it prints would be a second voice.
+                    logdir.own.mkdir(parents=True, exist_ok=True)
+                    output = (logdir.own / "output.txt").open("a", 1, "utf-8")
+                    last.enter_context(redirect_stdout(last.enter_context(output)))
+                stop = last.enter_context(StopSignals())
+                Trainer(shared, logdir, stop, stack, ranks=ranks).run()
+        except (UsageError, RunFailed) as error:
+            return end(2 if isinstance(error, UsageError) else 1, error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return end(2, cannot_write("a file", error))
+        except torch.OutOfMemoryError as error:
+            return end(2, full_gpu(error))
+        except Stopped as stopped:
+            ranks.is_first_to_end()  # The others need not say so.
+            folder = Path(config.logdir).expanduser()
+            print(f"{stopped} The same command {goes_on(folder)}")
+            return stopped.code
+        except KeyboardInterrupt:
+            return 130
     ranks.close()
     return 0
 
