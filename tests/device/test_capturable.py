@@ -1,6 +1,10 @@
 """An update and the policy can be CUDA graphs: what they do not do, and addresses."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +113,31 @@ def test_a_tensor_of_the_host_is_found_in_an_update_and_in_the_policy(
     monkeypatch.setattr(dreamerv2.agent, place, spoilt)
     with pytest.raises((Forbidden, RuntimeError), match="cpu"):
         act_and_learn(agent, False)
+
+
+TOOLS = Path(__file__).parent.parent / "tools"
+PYTHON_BACKENDS = "_setup_privateuseone_for_python_backend"  # PyTorch 2.6 has none.
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, PYTHON_BACKENDS),
+    reason="this PyTorch makes no device in Python",
+)
+@pytest.mark.parametrize("planted", [None, "lambda_return", "action_noise"])
+def test_fake_tensors_on_a_pretended_device_find_one_of_the_host(planted):
+    command = [
+        sys.executable,
+        TOOLS / "pretend_worker.py",
+        *([planted] * bool(planted)),
+    ]
+    path = os.pathsep.join([str(TOOLS), *sys.path])
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if planted:
+        assert "found at least two devices, pretended:0 and cpu" in done.stderr
+        assert done.returncode and planted in done.stderr
+    else:
+        assert done.stdout.split()[-2:] == ["pretended:0"] * 2, done.stderr
 
 
 @pytest.mark.parametrize(
