@@ -93,6 +93,12 @@ def processes(folder):
     return found
 
 
+def send(folder, number):
+    """Send a signal to what trains a run."""
+    for process in processes(folder):
+        os.kill(process, number)
+
+
 def hold_until_told(folder, told):
     """Let a run wait, however fast the machine is, until it is asked to stop."""
     for process in processes(folder):
@@ -127,14 +133,14 @@ def test_an_array_is_whole_although_one_is_requeued_and_one_reaches_the_limit(ou
         command = ["squeue", "--noheader", "--array", "--states=RUNNING"]
         running = subprocess.run(command, capture_output=True, text=True, check=True)
         most = max(most, len(running.stdout.splitlines()))
-        for folder in (limited, again):
-            begun = (folder / "variables.pt").exists()
-            if begun and folder == again and not requeued:
-                job = job_ids(out)[folder.relative_to(out).as_posix()]
-                subprocess.run(["scontrol", "requeue", job], check=True)
-                requeued = True
-            elif begun and not was_stopped(folder):
-                hold_until_told(folder, told)
+        if (limited / "variables.pt").exists() and not was_stopped(limited):
+            hold_until_told(limited, told)
+        if (again / "variables.pt").exists() and not requeued:
+            send(again, signal.SIGSTOP)
+            job = job_ids(out)[again.relative_to(out).as_posix()]
+            subprocess.run(["scontrol", "requeue", job], check=True)
+            send(again, signal.SIGCONT)
+            requeued = True
         time.sleep(0.05)
 
     assert most == 2

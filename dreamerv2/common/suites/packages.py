@@ -10,7 +10,7 @@ def require(module: str, extra: str) -> Any:
     """Import a module of an optional package, or say how to install it."""
     package = module.partition(".")[0]
     try:
-        return importlib.import_module(module)
+        importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
             raise  # The package is there, and something that it needs is not.
@@ -18,3 +18,4 @@ def require(module: str, extra: str) -> Any:
             f"The package {package} is missing: install it with "
             f'pip install "dreamerv2-torch[{extra}]".'
         ) from error
+    return importlib.import_module(module)
