@@ -161,7 +161,9 @@ def test_an_array_is_whole_although_one_is_requeued_and_one_reaches_the_limit(ou
     assert result.code == 0, result.err
     (row,) = json.loads((out / "replication.json").read_text())["table"]
     assert len(row["scores"]) == row["seeds"] == 4
-    assert "4 done, 0 running, 0 queued" in replicate(out, "--list").out
+    # A run is done before Slurm has ended its job.
+    while "4 done, 0 running, 0 queued" not in (listed := replicate(out, "--list").out):
+        assert time.monotonic() < end, listed
     assert "Runs: 4, of which 4 done." in replicate(out).out
 
 
