@@ -107,7 +107,7 @@ def hold_until_told(folder):
     told = ": saving after this step" in (folder / OUTPUT).read_text()
     send(signal.SIGCONT, found)
     if not told:
-        time.sleep(0.001)
+        time.sleep(0.0001)
         send(signal.SIGSTOP, found)
 
 
