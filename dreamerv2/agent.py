@@ -368,7 +368,7 @@ class WorldModel(torchutils.Module):
             out = head(feat if name in self.config.grad_heads else feat.detach())
             for key, dist in (out if isinstance(out, dict) else {name: out}).items():
                 log_probs[key] = dist.log_prob(data[key])  # (B, T)
-                losses[key] = -log_probs[key].mean()
+                losses[key] = -self._weighted(key, log_probs[key], data).mean()
         loss = sum(self._scales[key] * value for key, value in losses.items())
         outs = {"embed": embed, "feat": feat, "post": post, "prior": prior}
         outs.update(kl=kl_value, log_prob=log_probs)
@@ -381,6 +381,12 @@ class WorldModel(torchutils.Module):
         lasts = {k: x[:, -1].detach() for k, x in post.items()}  # (B, ...)
         lasts = {k: torch.nan_to_num(x, 0.0, 0.0, 0.0) for k, x in lasts.items()}
         return loss, lasts, outs, metrics
+
+    def _weighted(self, key: str, log_prob: Tensor, data: Data) -> Tensor:
+        """Have steps with a reward count `rare_rewards` times in the reward's loss."""
+        if key != "reward" or self.config.rare_rewards == 1:
+            return log_prob
+        return torch.where(data[key] == 0, 1.0, self.config.rare_rewards) * log_prob
 
     def imagine(
         self,
