@@ -31,6 +31,26 @@ def test_every_loss_has_the_scale_of_its_name_and_the_decoders_keys_a_common_one
     assert scaled == pytest.approx(total + 2 * more)
 
 
+def test_steps_with_a_reward_count_so_many_times_in_the_rewards_loss():
+    data = make_batch(0)
+    data["reward"] = data["reward"].copy()
+    data["reward"][:, ::2] = 0
+    found = {}
+    for times in (1.0, 10.0):
+        agent = make_agent({"rare_rewards": times})
+        with torch.no_grad():
+            _, _, outs, metrics = agent.wm.loss(
+                agent.to_device(data), None, Replayed(0)
+            )
+        found[times] = float(metrics["reward_loss"]), outs["log_prob"]["reward"]
+    log_prob = found[1.0][1]
+    torch.testing.assert_close(found[10.0][1], log_prob)  # What explorers are told.
+    some = torch.as_tensor(data["reward"] != 0)
+    assert found[1.0][0] == pytest.approx(-float(log_prob.mean()))
+    expected = -float((log_prob * (1 + 9 * some)).mean())
+    assert found[10.0][0] == pytest.approx(expected)
+
+
 def test_a_scale_without_a_loss_is_refused_with_the_names_of_the_losses():
     with pytest.raises(UsageError) as error:
         make_agent({"loss_scales.rewrad": 2.0})
