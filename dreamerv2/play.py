@@ -64,7 +64,7 @@ def choose_shipped() -> str:
     names = list(shipped_agents())
     if not names:
         raise UsageError("No --logdir was given: name the folder of a trained agent.")
-    chosen = "pong" if "pong" in names else names[0]
+    chosen = "freeway" if "freeway" in names else names[0]  # It plays the best.
     if len(names) > 1 and sys.stdin is not None and sys.stdin.isatty():
         for number, name in enumerate(names, 1):
             print(f"{number}  {name}")

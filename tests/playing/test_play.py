@@ -373,11 +373,11 @@ def test_an_exported_agent_dreams_without_its_run_and_its_game(
 def test_without_a_logdir_an_agent_that_comes_along_is_played(
     logdir, tmp_path, monkeypatch
 ):
-    export_run(logdir, tmp_path, name="pong")
+    export_run(logdir, tmp_path, name="freeway")
     export_run(logdir, tmp_path / "b", name="boxing")
-    bases = {"boxing": tmp_path / "b" / "boxing", "pong": tmp_path / "pong"}
+    bases = {"boxing": tmp_path / "b" / "boxing", "freeway": tmp_path / "freeway"}
     monkeypatch.setattr(play, "shipped_agents", lambda: bases)
-    assert play.choose_shipped() == "pong"
+    assert play.choose_shipped() == "freeway"
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda prompt: "1")
     assert play.choose_shipped() == "boxing"
