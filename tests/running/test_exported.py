@@ -148,10 +148,14 @@ def test_what_is_no_agent_is_told_with_those_that_there_are(tmp_path):
 # Of the image mean, deviation, least and most, and the reward, after 10 and 50 steps
 # of a dream by modes in which nothing is done.
 DREAMS = {
+    "boxing": [
+        *(-0.00634, 0.125735, -0.646293, 0.39627, -0.021153),
+        *(-0.006408, 0.125206, -0.636452, 0.391139, -0.018681),
+    ],
     "freeway": [
         *(-0.011683, 0.187841, -0.504398, 0.405981, 0.001088),
         *(-0.011287, 0.18813, -0.505681, 0.407831, 0.000178),
-    ]
+    ],
 }
 
 
