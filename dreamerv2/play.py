@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
-    exported = find_agent(options.logdir or choose_shipped())
+    exported = find_agent(options.logdir or choose_shipped(not options.headless))
     if exported is None:
         config = run_config(["--logdir", options.logdir, *rest])
     else:
@@ -59,13 +59,14 @@ def _make(options: Namespace, rest: list[str]) -> tuple[DreamPlayer, str]:
     return player, f"Dreaming of {config.task}"
 
 
-def choose_shipped() -> str:
-    """Return the name of a shipped agent, of several the one asked for; UsageError."""
+def choose_shipped(asks: bool) -> str:
+    """Return the name of a shipped agent, of several maybe the one that a person
+    chooses; UsageError if none was shipped."""
     names = list(shipped_agents())
     if not names:
         raise UsageError("No --logdir was given: name the folder of a trained agent.")
     chosen = "freeway" if "freeway" in names else names[0]  # It plays the best.
-    if len(names) > 1 and sys.stdin is not None and sys.stdin.isatty():
+    if asks and len(names) > 1 and sys.stdin is not None and sys.stdin.isatty():
         for number, name in enumerate(names, 1):
             print(f"{number}  {name}")
         answer = input(f"Whose dream (1 to {len(names)}, Enter for {chosen})? ").strip()
