@@ -4,10 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from agent_tools import make_batch, moved, snapshot
+from gymnasium.spaces import Box
 from run_tools import TINY, checkpoint, episodes, metrics, ok, train_here
 
 from dreamerv2.agent import Agent
 from dreamerv2.common.config import Config, load_presets
+from dreamerv2.common.counter import Counter
+from dreamerv2.common.suites.interface import signal_spaces
+from dreamerv2.common.suites.wrappers import OneHotSpace
 
 CATCH, PONG, REACH = "toy_catch", "atari_pong", "toy_reach"
 VECTORS = {"position", "target"}
@@ -68,6 +73,23 @@ def test_every_preset_runs_ten_steps(name, tmp_path):
 
 def test_no_preset_is_left_out():
     assert set(PRESETS) == set(load_presets())
+
+
+@pytest.mark.parametrize("name", ["atari", "crafter", "dmc_vision", "small"])
+def test_the_networks_of_a_preset_learn_in_their_own_size(name, one_thread):
+    presets = load_presets()
+    config = Config(presets["defaults"]).update(presets[name])
+    eager = {"jit": False, "device": "cpu", "precision": "32"}
+    config = config.update({**eager, "kl.free": 0.0})  # So that the prior learns too.
+    shape = (*config.render_size, 1)
+    obs_space = {"image": Box(0, 255, shape, np.uint8), **signal_spaces()}
+    agent = Agent(config, obs_space, {"action": OneHotSpace(3)}, Counter())
+    batch = make_batch(batch=1, length=2)
+    batch["image"] = np.random.default_rng(0).integers(0, 256, (1, 2, *shape), np.uint8)
+    before = snapshot(agent)
+    assert all(math.isfinite(loss) for loss in agent.train(batch).values())
+    stayed = set(before) - moved(before, agent)
+    assert {name for name in stayed if not name.startswith("target_")} == set()
 
 
 GAUSSIAN = ["--rssm.discrete", "0"]

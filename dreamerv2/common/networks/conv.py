@@ -47,11 +47,13 @@ def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
     few = height * width <= 9 and channels >= 48
     if x.device.type != "cpu" or not few or torch.is_autocast_enabled("cpu"):
         return layer(x)
-    return to_nchw(_ConvOfFewPlaces.apply(to_nhwc(x), layer.weight, layer.bias))
+    y = _ConvOfFewPlaces.apply(to_nhwc(x), layer.weight, layer.bias)
+    return to_nchw(y.reshape(-1, height, width, layer.out_channels))
 
 
 class _ConvOfFewPlaces(torch.autograd.Function):
-    """x (N, H, W, C), weight (C', C, k, k), bias (C') -> (N, H', W', C')."""
+    """x (N, H, W, C), weight (C', C, k, k), bias (C') -> (N*H'*W', C'); no view, which
+    no activation could overwrite."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -62,13 +64,12 @@ class _ConvOfFewPlaces(torch.autograd.Function):
         matrix = weight.permute(0, 2, 3, 1).reshape(outputs, -1)  # (C', k*k*C)
         ctx.save_for_backward(patches, matrix)
         ctx.shapes = x.shape, places, kernel
-        return product(patches, matrix, bias).reshape(*places, outputs)
+        return product(patches, matrix, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # (N*H'*W', C')
         patches, matrix = ctx.saved_tensors
         shape, places, kernel = ctx.shapes
-        grad = grad.reshape(len(patches), -1)  # (N*H'*W', C')
         by_x = grad.new_zeros(shape)
         parts = product(grad, matrix.t()).reshape(*places, kernel, kernel, -1)
         height, width = (2 * size - 1 for size in places[1:])
