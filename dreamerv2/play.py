@@ -65,7 +65,7 @@ def choose_shipped(asks: bool) -> str:
     names = list(shipped_agents())
     if not names:
         raise UsageError("No --logdir was given: name the folder of a trained agent.")
-    chosen = "freeway" if "freeway" in names else names[0]  # It plays the best.
+    chosen = names[0]
     if asks and len(names) > 1 and sys.stdin is not None and sys.stdin.isatty():
         for number, name in enumerate(names, 1):
             print(f"{number}  {name}")

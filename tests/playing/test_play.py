@@ -377,11 +377,11 @@ def test_without_a_logdir_an_agent_that_comes_along_is_played(
     export_run(logdir, tmp_path / "b", name="boxing")
     bases = {"boxing": tmp_path / "b" / "boxing", "freeway": tmp_path / "freeway"}
     monkeypatch.setattr(play, "shipped_agents", lambda: bases)
-    assert play.choose_shipped(asks=True) == "freeway"
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda prompt: "1")
     assert play.choose_shipped(asks=True) == "boxing"
-    assert play.choose_shipped(asks=False) == "freeway"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: "2")
+    assert play.choose_shipped(asks=True) == "freeway"
+    assert play.choose_shipped(asks=False) == "boxing"
     monkeypatch.setattr(play, "shipped_agents", dict)
     assert refusal(play, "--headless") == (
         "No --logdir was given: name the folder of a trained agent."
