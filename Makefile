@@ -70,14 +70,14 @@ ifneq ($(strip $(value ARGS)),)
 else
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  echo "There is a GPU: training with the paper's Atari setting."; \
-	  set -- atari dreamerv2; \
+	  set -- atari pong dreamerv2; \
 	else \
-	  echo "There is no GPU that torch can use: training with the small preset."; \
-	  set -- small small; \
+	  echo "There is no GPU that torch can use: training on Boxing with small networks."; \
+	  set -- "small small_boxing" boxing small; \
 	fi; \
 	echo 'Other arguments: make train ARGS="--flag value ..."'; \
-	exec $(PY) dreamerv2/train.py --configs defaults "$$1" --task atari_pong \
-	  --logdir ~/logdir/atari_pong/"$$2"/1
+	exec $(PY) dreamerv2/train.py --configs defaults $$1 --task atari_"$$2" \
+	  --logdir ~/logdir/atari_"$$2"/"$$3"/1
 endif
 
 play: setup

@@ -275,6 +275,7 @@ def test_every_preset_fits_the_defaults():
         "dmc_proprio",
         "debug",
         "small",
+        "small_boxing",
         "minigrid",
         "gym",
         "retro",

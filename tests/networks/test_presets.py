@@ -28,6 +28,7 @@ PRESETS = {
     "dmc_proprio": ("dmc_proprio", REACH, VECTORS),
     "debug": ("debug", CATCH, {"image"}),
     "small": ("small", PONG, {"image"}),
+    "small_boxing": ("small small_boxing", PONG, {"image"}),
     "minigrid": ("minigrid", REACH, VECTORS),
     "gym": ("gym", REACH, {"image", *VECTORS}),
     "retro": ("retro", PONG, {"image"}),
@@ -37,7 +38,7 @@ PRESETS = {
 def ten_steps(logdir, *flags):
     """At least ten steps after a prefill of one episode. Returns what it printed, the
     metrics of its updates, and its checkpoint."""
-    seldom = ["--log_every", "7", "--eval_every", "1000"]  # Videos take the most time.
+    seldom = "--envs 1 --log_every 7 --eval_every 1000".split()  # Videos take long.
     flags = [*TINY, *seldom, *flags, "--steps", "35", "--logdir", logdir]
     result = ok(train_here(*flags))
     lines = metrics(logdir)
@@ -75,10 +76,14 @@ def test_no_preset_is_left_out():
     assert set(PRESETS) == set(load_presets())
 
 
-@pytest.mark.parametrize("name", ["atari", "crafter", "dmc_vision", "small"])
-def test_the_networks_of_a_preset_learn_in_their_own_size(name, one_thread):
+@pytest.mark.parametrize(
+    "names", ["atari", "crafter", "dmc_vision", "small", "small small_boxing"]
+)
+def test_the_networks_of_a_preset_learn_in_their_own_size(names, one_thread):
     presets = load_presets()
-    config = Config(presets["defaults"]).update(presets[name])
+    config = Config(presets["defaults"])
+    for name in names.split():
+        config = config.update(presets[name])
     eager = {"jit": False, "device": "cpu", "precision": "32"}
     config = config.update({**eager, "kl.free": 0.0})  # So that the prior learns too.
     shape = (*config.render_size, 1)

@@ -239,9 +239,11 @@ def test_make_train_picks_a_setting_for_the_hardware_and_says_so(workplace, gpu)
     if gpu:
         (workplace / "gpu").touch()
     code, output, calls = make(workplace, "train")
-    preset, name = ("atari", "dreamerv2") if gpu else ("small", "small")
-    logdir = workplace / "home" / "logdir" / "atari_pong" / name / "1"
-    flags = f"--configs defaults {preset} --task atari_pong --logdir".split()
+    preset, task, name = "small small_boxing", "atari_boxing", "small"
+    if gpu:
+        preset, task, name = "atari", "atari_pong", "dreamerv2"
+    logdir = workplace / "home" / "logdir" / task / name / "1"
+    flags = f"--configs defaults {preset} --task {task} --logdir".split()
     assert calls == [["dreamerv2/train.py", *flags, str(logdir)]]
     assert code == 0
     assert ("There is a GPU" if gpu else "There is no GPU") in output
