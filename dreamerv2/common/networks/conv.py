@@ -52,8 +52,8 @@ def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class _ConvOfFewPlaces(torch.autograd.Function):
-    """x (N, H, W, C), weight (C', C, k, k), bias (C') -> (N*H'*W', C'); no view, which
-    no activation could overwrite."""
+    """x (N, H, W, C), weight (C', C, k, k), bias (C') -> (N*H'*W', C'), which is
+    not a view, so that an activation may overwrite it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
